@@ -1,0 +1,1 @@
+"""The words every room shares. Imports no room and no torch."""

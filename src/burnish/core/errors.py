@@ -1,0 +1,98 @@
+"""Every fault a user can meet: one base, each with its HTTP status, its exit code and its remedy."""
+
+from difflib import get_close_matches
+
+
+class BurnishError(Exception):
+    """A fault with one clear line for the user.
+
+    ``message`` names the value, ``remedy`` says what to do, ``param`` names the field of an API request.
+    """
+
+    status = 500
+    kind = "server_error"  # the OpenAI error type
+    code: str | None = None
+    exit_code = 1
+    retryable = False
+
+    def __init__(self, message: str, *, remedy: str = "", param: str | None = None, code: str | None = None) -> None:
+        super().__init__(f"{message}. {remedy}" if remedy else message)
+        self.message, self.remedy, self.param = message, remedy, param
+        self.code = code or self.code
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.message, self.remedy, self.param, self.code))
+
+
+def _rebuild(kind: type[BurnishError], message: str, remedy: str, param: str | None, code: str | None) -> BurnishError:
+    return kind(message, remedy=remedy, param=param, code=code)
+
+
+class BadRequest(BurnishError):
+    """The request can never be served as it is."""
+
+    status, kind, exit_code = 400, "invalid_request_error", 2
+
+
+class PromptTooLong(BadRequest):
+    """Prompt (and output asked for) exceed what the model or the block pool can hold."""
+
+    code = "context_length_exceeded"
+
+
+class Unauthorized(BurnishError):
+    """No API key, or a wrong one."""
+
+    status, kind, code, exit_code = 401, "authentication_error", "invalid_api_key", 2
+
+
+class NotFound(BurnishError):
+    """A path, model or file that does not exist."""
+
+    status, kind, code, exit_code = 404, "invalid_request_error", "not_found", 2
+
+
+class PayloadTooLarge(BurnishError):
+    """The body exceeds the limit."""
+
+    status, kind, code, exit_code = 413, "invalid_request_error", "payload_too_large", 2
+
+
+class Overloaded(BurnishError):
+    """Too many requests wait; the same request may be sent again later."""
+
+    status, kind, code, retryable = 429, "rate_limit_error", "overloaded", True
+
+
+class Unavailable(BurnishError):
+    """The engine is starting, draining or being restarted; the same request may be sent again."""
+
+    status, kind, code, retryable = 503, "service_unavailable_error", "engine_unavailable", True
+
+
+class BadCheckpoint(BurnishError):
+    """A model folder that cannot be loaded: missing, truncated, or not what its config says."""
+
+    status, exit_code = 400, 2
+
+
+class UnknownFamily(BadCheckpoint):
+    """A model type no row of the family table describes."""
+
+
+class BadSettings(BurnishError):
+    """A settings file, environment variable or option that makes no sense."""
+
+    status, exit_code = 400, 2
+
+
+class VerificationFailed(BurnishError):
+    """A model does not compute what its manifest says, or results depend on the batch."""
+
+    exit_code = 3
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """A remedy naming the nearest known word, or all of them."""
+    close = get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(sorted(known))}"

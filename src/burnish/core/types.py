@@ -1,0 +1,196 @@
+"""What crosses a border between rooms or processes: plain frozen data, no torch."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, Protocol
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length", "abort", "error")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How the next token is chosen and when a generation ends.
+
+    Penalties: ``presence_penalty`` and ``frequency_penalty`` are subtracted from the logits of tokens already
+    generated (OpenAI's definition); ``repetition_penalty`` divides positive and multiplies negative logits of
+    tokens seen in prompt or output (Keskar et al. 2019). ``logprobs`` asks for that many alternatives beside the
+    chosen token (0: the chosen token only; None: none), under the distribution before temperature and filters.
+    """
+
+    max_tokens: int | None = 16  # None: until the context is full
+    temperature: float = 1.0  # 0: greedy
+    top_p: float = 1.0
+    top_k: int = 0  # 0: all
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    n: int = 1
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """One prompt to continue. ``salt`` separates prefix caches of tenants that may not share."""
+
+    request_id: str
+    prompt: tuple[int, ...]
+    sampling: Sampling
+    salt: str = ""
+
+    def choices(self) -> list["Request"]:
+        """One request per choice of ``sampling.n``: the engine only ever sees requests with n = 1.
+
+        Choice i of a seeded request samples with seed + i, so that choices differ and stay reproducible.
+        """
+        if self.sampling.n == 1:
+            return [self]
+        seed = self.sampling.seed
+        return [
+            replace(
+                self,
+                request_id=f"{self.request_id}-{i}",
+                sampling=replace(self.sampling, n=1, seed=None if seed is None else seed + i),
+            )
+            for i in range(self.sampling.n)
+        ]
+
+
+class Alternative(NamedTuple):
+    """A token that could have been chosen."""
+
+    token_id: int
+    logprob: float
+
+
+class TokenLogprobs(NamedTuple):
+    """The log-probability (nats) of a chosen token and of the most likely ones, best first."""
+
+    logprob: float
+    top: tuple[Alternative, ...]
+
+
+class Usage(NamedTuple):
+    """Tokens a request cost. ``cached_tokens`` of the prompt came from the prefix cache."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StartEvent:
+    """A request left the waiting queue for the first time: at most one, before every other event."""
+
+    request_id: str
+    queue_s: float  # between arrival in the engine and this moment
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenEvent:
+    """New tokens of a request. ``text`` may lag behind: it never ends in half a character or half a stop string."""
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    text: str
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinishEvent:
+    """The end of a request: always the last event, exactly one."""
+
+    request_id: str
+    reason: FinishReason
+    usage: Usage
+    error: str | None = None  # with reason "error": one line; the request may be sent again
+
+
+Event = StartEvent | TokenEvent | FinishEvent
+
+
+class Load(NamedTuple):
+    """What an engine carries. free + cached + used blocks == total blocks, after every step."""
+
+    waiting: int = 0
+    running: int = 0
+    total_blocks: int = 0
+    free_blocks: int = 0
+    cached_blocks: int = 0  # hold a reusable prefix, referenced by nobody
+    used_blocks: int = 0
+    preemptions: int = 0  # since start, as the two below
+    prefix_queried_tokens: int = 0
+    prefix_hit_tokens: int = 0
+    steps: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelCard:
+    """What the front must know of a served model."""
+
+    name: str
+    vocab_size: int
+    max_positions: int
+    max_request_tokens: int  # prompt + output that fit an empty block pool and the context
+    weights: str  # format of the weights, as "dense", "int8", "int4-g128"
+    created: int = 0  # seconds since 1970
+
+
+class Served(Protocol):
+    """Anything that answers requests: an engine, a client of one in another process, a remote handle, a test double."""
+
+    def submit(self, request: Request) -> AsyncIterator[Event]:
+        """Events of a request with n = 1, the last a FinishEvent. Closing the iterator aborts the request.
+
+        Raises ``Unavailable`` when the engine is down or draining, ``BadRequest`` when it can never fit.
+        """
+        ...
+
+    def load(self) -> Load:
+        """A snapshot; changes nothing."""
+        ...
+
+    async def drain(self) -> None:
+        """Take nothing new and return when what runs has finished."""
+        ...
+
+
+class Message(NamedTuple):
+    """One turn of a chat."""
+
+    role: str
+    content: str
+
+
+class TextCodec(Protocol):
+    """Text to tokens and back, as the front needs it."""
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """Beginning-of-sequence token, if the model has one."""
+        ...
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids; special tokens (bos) as the tokenizer's own post-processor adds them."""
+        ...
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Text of token ids; bytes that are no UTF-8 become U+FFFD."""
+        ...
+
+    def chat(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation rendered through the chat template, ready for the assistant's answer.
+
+        Raises ``BadRequest`` when the model has no chat template or the template refuses the messages.
+        """
+        ...
+
+    def piece(self, token_id: int) -> bytes:
+        """The bytes of one token."""
+        ...

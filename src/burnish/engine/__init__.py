@@ -1,0 +1,1 @@
+"""Autoregressive serving: schedule, forward, update."""

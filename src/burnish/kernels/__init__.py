@@ -1,0 +1,1 @@
+"""Pure functions on arrays: the arithmetic every model is made of."""

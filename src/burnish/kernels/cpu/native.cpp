@@ -1,0 +1,35 @@
+// What the processor at hand can do. Kernel bodies will choose by it at run time.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <string>
+#include <vector>
+
+namespace nb = nanobind;
+
+namespace {
+
+std::vector<std::string> features() {
+    std::vector<std::string> found;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+#define ADD_IF_SUPPORTED(name) \
+    if (__builtin_cpu_supports(name)) found.emplace_back(name)
+    ADD_IF_SUPPORTED("sse4.2");
+    ADD_IF_SUPPORTED("avx2");
+    ADD_IF_SUPPORTED("fma");
+    ADD_IF_SUPPORTED("f16c");
+    ADD_IF_SUPPORTED("avx512f");
+    ADD_IF_SUPPORTED("avx512vnni");
+#undef ADD_IF_SUPPORTED
+#endif
+    return found;
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    m.doc() = "Native CPU code of burnish.";
+    m.def("features", &features, "Instruction sets this processor offers, of those kernels choose by.");
+}

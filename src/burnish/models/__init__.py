@@ -1,0 +1,1 @@
+"""Single-device arithmetic of the models, and how their weights live."""

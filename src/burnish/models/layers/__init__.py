@@ -1,0 +1,1 @@
+"""Blocks named after mechanisms."""
