@@ -1,0 +1,19 @@
+"""What a compression leaves behind for the registry: plain frozen data, no torch."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerRecord:
+    """What one pass did to one layer.
+
+    ``bits`` counts what a weight occupies, its share of the scales included. ``relative_error`` is the
+    Frobenius norm of the change over that of the weight.
+    """
+
+    name: str
+    format: str
+    bits: float
+    bytes_before: int
+    bytes_after: int
+    relative_error: float

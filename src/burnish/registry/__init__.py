@@ -1,0 +1,1 @@
+"""Versions of models: what an artifact is and whether it still is that. No torch."""

@@ -1,0 +1,159 @@
+"""The artifact: a model folder in Hugging Face layout with a manifest, ``burnish.json``, beside the weights."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from burnish.core.errors import BadCheckpoint, BadSettings
+from burnish.core.records import LayerRecord
+from burnish.registry.golden import Golden
+
+MANIFEST = "burnish.json"
+SCHEMA = 1
+_TOOLS = ("burnish", "torch", "numpy", "safetensors")
+_CONTENT = ("config.json", "*.safetensors", "*.safetensors.index.json", "*.bin")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parent:
+    """The model an artifact was made from."""
+
+    name: str  # its folder or file name, without the path
+    sha256: str  # ``content_hash``
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """Where an artifact comes from, what is in it, and what it must compute."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+
+    schema_version: int
+    parent: Parent
+    recipe: str
+    weights: str  # format of the weights, as "int8", "int4-g128"
+    tools: dict[str, str]  # distribution -> version
+    created: int  # seconds since 1970
+    files: dict[str, str]  # file name -> sha256
+    records: tuple[LayerRecord, ...]
+    golden: Golden
+
+
+_READER = TypeAdapter(Manifest)
+
+
+def content_hash(model: Path) -> str:
+    """sha256 over the names and bytes of a model's weights and configuration; of a single file, over its bytes."""
+    if model.is_file():
+        return _file_hash(model)
+    names = sorted({path.name for pattern in _CONTENT for path in model.glob(pattern)})
+    lines = "".join(f"{_file_hash(model / name)}  {name}\n" for name in names)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def describe(
+    folder: Path, *, parent: Path, recipe: str, weights: str, records: Sequence[LayerRecord], golden: Golden
+) -> Manifest:
+    """The manifest of the files that lie in ``folder`` now."""
+    return Manifest(
+        schema_version=SCHEMA,
+        parent=Parent(name=parent.name, sha256=content_hash(parent)),
+        recipe=recipe,
+        weights=weights,
+        tools={name: version(name) for name in _TOOLS},
+        created=int(time.time()),
+        files={path.name: _file_hash(path) for path in sorted(folder.iterdir()) if _is_listed(path)},
+        records=tuple(records),
+        golden=golden,
+    )
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a folder; None where there is none.
+
+    Raises ``BadCheckpoint`` for one that is broken, has a missing or an unknown key, or is of another schema.
+    """
+    path = folder / MANIFEST
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        manifest = _READER.validate_json(data)
+    except ValidationError as error:
+        raise BadCheckpoint(f"{path} is no manifest: {_first_fault(error)}", remedy="Make the artifact again") from None
+    if manifest.schema_version != SCHEMA:
+        raise BadCheckpoint(
+            f"{path} has schema version {manifest.schema_version}, this burnish reads {SCHEMA}",
+            remedy="Make the artifact again, or use the burnish that made it",
+        )
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``burnish.json`` in one canonical form (sorted keys), all of it or nothing."""
+    text = json.dumps(asdict(manifest), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{MANIFEST}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(folder / MANIFEST)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def check_files(folder: Path, manifest: Manifest) -> tuple[str, ...]:
+    """Names of the listed files that are missing or whose bytes have changed."""
+    return tuple(
+        name
+        for name, expected in manifest.files.items()
+        if not (folder / name).is_file() or _file_hash(folder / name) != expected
+    )
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A hidden folder beside ``out`` to fill; it becomes ``out`` when the block ends well and vanishes otherwise.
+
+    Raises ``BadSettings`` when ``out`` exists and is not an empty folder, or cannot be made.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise BadSettings(f"output {str(out)!r} exists and is not an empty folder", remedy="Name a new folder")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    except OSError as error:
+        raise BadSettings(f"output {str(out)!r} cannot be made: {error.strerror}", remedy="Name another") from None
+    try:
+        yield staging
+        staging.chmod(0o755)
+        staging.replace(out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_listed(path: Path) -> bool:
+    return path.is_file() and path.name != MANIFEST and not path.name.startswith(".")
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors()[0]
+    where = ".".join(str(part) for part in fault["loc"])
+    return f"{where}: {fault['msg']}" if where else fault["msg"].splitlines()[0]
