@@ -1,11 +1,28 @@
 """What crosses a border between rooms or processes: plain frozen data, no torch."""
 
+import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
+from burnish.core.errors import BadRequest
+
 FinishReason = Literal["stop", "length", "abort", "error"]
 FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length", "abort", "error")
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "max_tokens": (1, math.inf),
+    "temperature": (0, 100),
+    "top_p": (0, 1),
+    "top_k": (0, math.inf),
+    "min_p": (0, 1),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+    "repetition_penalty": (0, 100),
+    "n": (1, math.inf),
+    "logprobs": (0, math.inf),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +50,25 @@ class Sampling:
     ignore_eos: bool = False
     n: int = 1
     logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ``BadRequest`` for a value out of its range."""
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise BadRequest(f"{name} = {value} is out of range", remedy=f"Use {low:g} to {high:g}", param=name)
+        if self.top_p == 0 or self.repetition_penalty == 0:
+            name = "top_p" if self.top_p == 0 else "repetition_penalty"
+            raise BadRequest(f"{name} = 0 leaves nothing to choose from", remedy="Use a value above 0", param=name)
+        if "" in self.stop:
+            raise BadRequest("an empty stop string stops everything", remedy="Remove it", param="stop")
+        for token_id, bias in self.logit_bias:
+            if not -100 <= bias <= 100:
+                raise BadRequest(
+                    f"logit_bias {bias} of token {token_id} is out of range",
+                    remedy="Use -100 to 100",
+                    param="logit_bias",
+                )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,6 +164,7 @@ class Load(NamedTuple):
     prefix_queried_tokens: int = 0
     prefix_hit_tokens: int = 0
     steps: int = 0
+    ready: bool = True  # False while the engine starts, restarts or drains
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,46 @@
+"""The proof that a request fits, before it is queued. No torch: the front asks the same question."""
+
+from typing import NamedTuple
+
+from burnish.core.errors import BadRequest, PromptTooLong
+from burnish.core.types import Request
+
+
+class Limits(NamedTuple):
+    """What one request may ask of a model: its vocabulary, and tokens in context and in an empty block pool."""
+
+    vocab_size: int
+    max_tokens: int
+
+
+def admit(request: Request, limits: Limits) -> int:
+    """Output tokens the request may produce, so that it runs to its end in an otherwise empty engine.
+
+    Raises ``BadRequest`` (``PromptTooLong``) when it never could.
+    """
+    sampling, length = request.sampling, len(request.prompt)
+    assert sampling.n == 1, "choices are separate requests"
+    if length == 0:
+        raise BadRequest("the prompt is empty", remedy="Send at least one token", param="prompt")
+    for name, ids in (
+        ("prompt", request.prompt),
+        ("stop_token_ids", sampling.stop_token_ids),
+        ("logit_bias", tuple(token_id for token_id, _ in sampling.logit_bias)),
+    ):
+        wrong = next((i for i in ids if not 0 <= i < limits.vocab_size), None)
+        if wrong is not None:
+            remedy = f"Use ids 0 to {limits.vocab_size - 1}"
+            raise BadRequest(f"token id {wrong} is not in the vocabulary", remedy=remedy, param=name)
+    if length >= limits.max_tokens:
+        raise PromptTooLong(
+            f"the prompt has {length} tokens, the limit is {limits.max_tokens} with at least one of output",
+            remedy="Shorten the prompt",
+            param="prompt",
+        )
+    if sampling.max_tokens is not None and length + sampling.max_tokens > limits.max_tokens:
+        raise PromptTooLong(
+            f"{length} prompt tokens and max_tokens {sampling.max_tokens} exceed the limit of {limits.max_tokens}",
+            remedy=f"Use max_tokens of at most {limits.max_tokens - length}",
+            param="max_tokens",
+        )
+    return sampling.max_tokens or limits.max_tokens - length

@@ -1,0 +1,56 @@
+"""Settings of the engine."""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineConfig:
+    """How much the engine holds and how it shares a step.
+
+    Decode is always served: ``max_running`` may not exceed ``step_tokens``. While something decodes, prefill gets
+    at most ``prefill_share`` tokens of a step and at least ``prefill_floor``.
+    """
+
+    block_size: int = 16  # tokens
+    num_blocks: int | None = None  # None: as many as kv_bytes hold
+    kv_bytes: int = 512 * 2**20
+    step_tokens: int = 512
+    prefill_share: int = 256
+    prefill_floor: int = 16
+    max_running: int = 64
+    max_waiting: int = 1024
+    prefix_cache: bool = True
+    skip_ahead: int = 8  # waiting requests looked at behind one that does not fit
+    max_skips: int = 32  # times a request may be overtaken before nobody passes it
+    threads: int | None = None  # None: all cores
+
+    def __post_init__(self) -> None:
+        """Check what must hold between the fields."""
+        if not 1 <= self.max_running <= self.step_tokens:
+            raise ValueError(f"max_running {self.max_running} must be 1 to step_tokens {self.step_tokens}")
+        if self.prefill_floor < 1 or self.prefill_share < self.prefill_floor:
+            raise ValueError(f"prefill_floor {self.prefill_floor} must be 1 to prefill_share {self.prefill_share}")
+
+
+class KeyShape(NamedTuple):
+    """What a token's keys and values take in every layer."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    itemsize: int = 4
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of keys and values of one token, all layers."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.itemsize
+
+
+def resolve(config: EngineConfig, keys: KeyShape, max_positions: int) -> EngineConfig:
+    """The configuration with ``num_blocks`` decided: what ``kv_bytes`` hold, but no more than can ever be used."""
+    if config.num_blocks is not None:
+        return config
+    affordable = config.kv_bytes // (keys.token_bytes * config.block_size)
+    usable = config.max_running * -(-max_positions // config.block_size)
+    return replace(config, num_blocks=max(1, min(affordable, usable)))

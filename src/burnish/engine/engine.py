@@ -1,0 +1,159 @@
+"""The engine: schedule -> forward -> update, for all requests together. One thread at a time may call it."""
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+from burnish.core.errors import BadRequest, Overloaded
+from burnish.core.types import Event, FinishEvent, FinishReason, Load, Request, StartEvent, TextCodec, TokenEvent
+from burnish.engine.admission import Limits, admit
+from burnish.engine.batch import make_batch
+from burnish.engine.blocks import BlockPool
+from burnish.engine.config import EngineConfig, resolve
+from burnish.engine.prefix import PrefixCache
+from burnish.engine.sampling import BatchState, Chosen, Row, sample
+from burnish.engine.scheduler import Schedule, Scheduler
+from burnish.engine.sequence import Sequence
+from burnish.engine.step import ForwardStep, key_shape
+from burnish.engine.text import NoText, OutputText
+from burnish.models.decoder import Decoder
+from burnish.models.tokenizer import TextStream
+
+
+class Vocabulary(TextCodec, Protocol):
+    """A tokenizer that knows which tokens end a generation."""
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """Tokens that end a generation."""
+        ...
+
+
+class Engine:
+    """Continuous batching over a block pool.
+
+    ``add`` and ``abort`` change the queue, ``step`` computes one batch and returns what happened.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        vocabulary: Vocabulary | None,
+        config: EngineConfig,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        self.config = resolve(config, key_shape(decoder), decoder.config.max_positions)
+        assert self.config.num_blocks is not None
+        prefix = PrefixCache(self.config.block_size)
+        pool = BlockPool(self.config.num_blocks, on_evict=prefix.forget)
+        self.limits = Limits(
+            decoder.config.vocab_size,
+            min(decoder.config.max_positions, self.config.num_blocks * self.config.block_size),
+        )
+        self._scheduler = Scheduler(self.config, pool, prefix)
+        self._forward = ForwardStep(decoder, self.config.num_blocks, self.config.block_size)
+        self._vocabulary, self._clock = vocabulary, clock
+        self._eos = vocabulary.eos_token_ids if vocabulary else frozenset[int]()
+        self._sequences: dict[str, Sequence] = {}
+        self._num_steps = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would compute something."""
+        return bool(self._sequences)
+
+    def add(self, request: Request) -> None:
+        """Queue a request with n = 1.
+
+        Raises ``BadRequest`` when it can never fit, ``Overloaded`` when too many wait already.
+        """
+        max_output = admit(request, self.limits)
+        if len(self._scheduler.waiting) >= self.config.max_waiting:
+            raise Overloaded(f"{self.config.max_waiting} requests are waiting", remedy="Send the request again later")
+        if request.request_id in self._sequences:
+            raise BadRequest(f"request id {request.request_id!r} is in use", remedy="Choose another")
+        stream = TextStream(self._vocabulary) if self._vocabulary else NoText()
+        text = OutputText(stream, request.sampling.stop)
+        sequence = Sequence(request, max_output=max_output, arrival_s=self._clock(), text=text)
+        self._sequences[request.request_id] = sequence
+        self._scheduler.add(sequence)
+
+    def abort(self, request_id: str) -> list[Event]:
+        """Stop a request and free its blocks at once; an unknown id is one that has finished already."""
+        sequence = self._sequences.get(request_id)
+        return [] if sequence is None else [self._finish(sequence, "abort")]
+
+    def fail(self, error: str) -> list[Event]:
+        """End everything that runs after a step that raised; what waits is not touched."""
+        return [self._finish(sequence, "error", error) for sequence in list(self._scheduler.running)]
+
+    def step(self) -> list[Event]:
+        """Compute one batch: schedule, forward, update."""
+        if not self.has_work:
+            return []
+        schedule = self._scheduler.schedule()
+        logits = self._forward(make_batch(schedule.chunks, self.config.block_size))
+        ready = [chunk.sequence for chunk in schedule.chunks if chunk.is_last]
+        chosen = sample(logits, self._state(ready))
+        self._num_steps += 1
+        return self._update(schedule, ready, chosen)
+
+    def load(self) -> Load:
+        """Counts for the outside."""
+        return self._scheduler.load()._replace(steps=self._num_steps)
+
+    def _state(self, ready: list[Sequence]) -> BatchState:
+        return tuple(
+            Row(s.sampling, s.request.prompt, s.output, s.draw() if s.sampling.temperature > 0 else 0.0) for s in ready
+        )
+
+    def _update(self, schedule: Schedule, ready: list[Sequence], chosen: list[Chosen]) -> list[Event]:
+        """Book what was computed, append what was chosen."""
+        now = self._clock()
+        events: list[Event] = [
+            StartEvent(request_id=s.request.request_id, queue_s=now - s.arrival_s) for s in schedule.started
+        ]
+        for chunk in schedule.chunks:
+            self._scheduler.advance(chunk)
+        for sequence, choice in zip(ready, chosen, strict=True):
+            events += self._append(sequence, choice)
+        return events
+
+    def _append(self, sequence: Sequence, choice: Chosen) -> list[Event]:
+        """The events of one new token: the token, and the finish if it is the last."""
+        if choice.token_id is None:
+            return [self._finish(sequence, "error", "the model's logits are not numbers")]
+        sequence.tokens.append(choice.token_id)
+        is_end = self._ends(sequence, choice.token_id)
+        text = "" if is_end else sequence.text.push(choice.token_id)
+        reason = self._reason(sequence, is_end)
+        if reason is not None and not sequence.text.stopped:
+            text += sequence.text.finish()
+        token = TokenEvent(
+            request_id=sequence.request.request_id,
+            token_ids=(choice.token_id,),
+            text=text,
+            logprobs=None if choice.logprobs is None else (choice.logprobs,),
+        )
+        return [token] if reason is None else [token, self._finish(sequence, reason)]
+
+    def _ends(self, sequence: Sequence, token_id: int) -> bool:
+        """Whether the token itself ends the generation: its text is not shown."""
+        sampling = sequence.sampling
+        return token_id in sampling.stop_token_ids or (token_id in self._eos and not sampling.ignore_eos)
+
+    def _reason(self, sequence: Sequence, is_end: bool) -> FinishReason | None:
+        if is_end or sequence.text.stopped:
+            return "stop"
+        return "length" if sequence.num_output == sequence.max_output else None
+
+    def _finish(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> FinishEvent:
+        self._scheduler.remove(sequence)
+        del self._sequences[sequence.request.request_id]
+        request_id = sequence.request.request_id
+        return FinishEvent(request_id=request_id, reason=reason, usage=sequence.usage, error=error)

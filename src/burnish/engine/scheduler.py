@@ -1,0 +1,178 @@
+"""Who computes how many tokens in the next step. Counts tokens and blocks; touches no tensor.
+
+One rule: a sequence has known and computed tokens; a step gives each sequence some of the difference until the
+budget runs out. Prefill in chunks, prefix hits, decode and recomputation after preemption are the same arithmetic.
+"""
+
+from collections import deque
+from typing import NamedTuple
+
+from burnish.core.types import Load
+from burnish.engine.blocks import BlockPool
+from burnish.engine.config import EngineConfig
+from burnish.engine.prefix import PrefixCache
+from burnish.engine.sequence import Sequence
+
+
+class Chunk(NamedTuple):
+    """Tokens ``num_computed`` .. ``num_computed + num_tokens`` of a sequence."""
+
+    sequence: Sequence
+    num_tokens: int
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the step ends with everything known computed, so that a new token can be chosen."""
+        return self.num_tokens == self.sequence.num_pending
+
+
+class Schedule(NamedTuple):
+    """One step. Blocks for every chunk are allocated."""
+
+    chunks: tuple[Chunk, ...]
+    started: tuple[Sequence, ...]  # computed for the first time in this step
+
+
+class Scheduler:
+    """Owns the waiting and running sequences, the block pool and the prefix cache."""
+
+    def __init__(self, config: EngineConfig, pool: BlockPool, prefix: PrefixCache) -> None:
+        self.config, self.pool, self.prefix = config, pool, prefix
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []  # by arrival, the oldest first
+        self.num_preemptions = 0
+        self.num_queried_tokens = self.num_hit_tokens = 0  # of admitted sequences
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence that is known to fit an empty pool."""
+        self.waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence, wherever it is, and free its blocks."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+            self._free_blocks(sequence)
+        else:
+            self.waiting.remove(sequence)
+
+    def schedule(self) -> Schedule:
+        """The next step: every decode, then prefill within its share, the oldest first."""
+        chunks: list[Chunk] = []
+        prefill = self._prefill_budget()
+        for sequence in list(self.running):
+            wanted = sequence.num_pending if sequence.num_pending == 1 else min(sequence.num_pending, prefill)
+            if wanted and self._grow(sequence, wanted):
+                chunks.append(Chunk(sequence, wanted))
+                prefill -= wanted if sequence.num_pending > 1 else 0
+        started: list[Sequence] = []
+        while prefill > 0 and (admitted := self._next_waiting()) is not None:
+            if not admitted.has_started:
+                admitted.num_cached = admitted.num_computed
+                started.append(admitted)
+            chunk = Chunk(admitted, min(admitted.num_pending, prefill))
+            grown = self._grow(admitted, chunk.num_tokens)
+            assert grown, "admission looked for room"
+            chunks.append(chunk)
+            prefill -= chunk.num_tokens
+        return Schedule(tuple(chunks), tuple(started))
+
+    def advance(self, chunk: Chunk) -> None:
+        """The chunk is computed: its full blocks can be found by other sequences from now on."""
+        sequence = chunk.sequence
+        before = sequence.num_computed // self.config.block_size
+        sequence.num_computed += chunk.num_tokens
+        if self.config.prefix_cache:
+            for index in range(before, sequence.num_computed // self.config.block_size):
+                self.prefix.remember(sequence.chain, sequence.tokens, sequence.blocks[index])
+
+    def load(self) -> Load:
+        """Counts for the outside."""
+        return Load(
+            waiting=len(self.waiting),
+            running=len(self.running),
+            total_blocks=self.pool.num_total,
+            free_blocks=self.pool.num_free,
+            cached_blocks=self.pool.num_cached,
+            used_blocks=self.pool.num_used,
+            preemptions=self.num_preemptions,
+            prefix_queried_tokens=self.num_queried_tokens,
+            prefix_hit_tokens=self.num_hit_tokens,
+        )
+
+    def _prefill_budget(self) -> int:
+        decodes = sum(sequence.num_pending == 1 for sequence in self.running)
+        if not decodes:
+            return self.config.step_tokens
+        room = min(self.config.prefill_share, self.config.step_tokens - decodes)
+        return max(self.config.prefill_floor, room)
+
+    def _grow(self, sequence: Sequence, num_tokens: int) -> bool:
+        """Allocate blocks for the next tokens, preempting the youngest if need be; False if that was itself."""
+        if sequence not in self.running:
+            return False
+        while self._missing_blocks(sequence, num_tokens) > self.pool.num_available:
+            youngest = self.running[-1]
+            self._preempt(youngest)
+            if youngest is sequence:
+                return False
+        for _ in range(self._missing_blocks(sequence, num_tokens)):
+            sequence.blocks.append(self.pool.allocate())
+        return True
+
+    def _missing_blocks(self, sequence: Sequence, num_tokens: int) -> int:
+        needed = -(-(sequence.num_computed + num_tokens) // self.config.block_size)
+        return max(0, needed - len(sequence.blocks))
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Back to the head of the queue; its known tokens stay, the computed ones are computed again."""
+        self.running.remove(sequence)
+        self._free_blocks(sequence)
+        self.waiting.appendleft(sequence)
+        self.num_preemptions += 1
+
+    def _free_blocks(self, sequence: Sequence) -> None:
+        for block in reversed(sequence.blocks):  # tails are evicted before the prefixes they need
+            self.pool.release(block, keep=self.prefix.holds(block))
+        sequence.blocks.clear()
+        sequence.num_computed = 0
+
+    def _next_waiting(self) -> Sequence | None:
+        """Admit the first waiting sequence that fits; a few may be overtaken, each a bounded number of times."""
+        if len(self.running) == self.config.max_running:
+            return None
+        overtaken: list[Sequence] = []
+        for sequence in list(self.waiting)[: 1 + self.config.skip_ahead]:
+            if self._admit(sequence):
+                for other in overtaken:
+                    other.skips += 1
+                return sequence
+            if sequence.skips == self.config.max_skips:
+                return None
+            overtaken.append(sequence)
+        return None
+
+    def _admit(self, sequence: Sequence) -> bool:
+        """Move a waiting sequence to running, with its cached prefix, if all it knows has room."""
+        chain = self.prefix.find(sequence.tokens, sequence.request.salt) if self.config.prefix_cache else []
+        found = [entry.block for entry in chain[1:]]
+        needed = -(-(sequence.num_known + 1) // self.config.block_size) - len(found)
+        revived = sum(self.pool.references(block) == 0 for block in found)
+        if needed + revived > self.pool.num_available and self.running:
+            return False
+        sequence.chain = chain
+        for block in found:
+            self.pool.share(block)
+        sequence.blocks = found
+        sequence.num_computed = len(found) * self.config.block_size
+        self.num_queried_tokens += sequence.num_known
+        self.num_hit_tokens += sequence.num_computed
+        self.waiting.remove(sequence)
+        self._insert(sequence)
+        return True
+
+    def _insert(self, sequence: Sequence) -> None:
+        """Keep ``running`` ordered by arrival, so that the youngest is preempted and the oldest always advances."""
+        at = len(self.running)
+        while at and self.running[at - 1].arrival_s > sequence.arrival_s:
+            at -= 1
+        self.running.insert(at, sequence)

@@ -1,0 +1,61 @@
+"""The state of one generation."""
+
+import random
+
+from burnish.core.types import Request, Usage
+from burnish.engine.prefix import Entry
+from burnish.engine.text import OutputText
+
+
+class Sequence:
+    """Known tokens (prompt and output), how many of them are computed, and the blocks that hold their keys.
+
+    The scheduler moves ``num_computed`` and ``blocks``; the engine appends tokens.
+    """
+
+    def __init__(self, request: Request, *, max_output: int, arrival_s: float, text: OutputText) -> None:
+        self.request, self.sampling = request, request.sampling
+        self.tokens = list(request.prompt)
+        self.max_output = max_output
+        self.arrival_s = arrival_s
+        self.text = text
+        self.num_computed = 0
+        self.num_cached: int | None = None  # prompt tokens found in the prefix cache at first admission
+        self.blocks: list[int] = []
+        self.chain: list[Entry] = []  # of its full blocks; owned by the prefix cache
+        self.skips = 0
+        self._random = random.Random(request.sampling.seed)  # noqa: S311 - sampling, not secrets
+
+    @property
+    def num_known(self) -> int:
+        """Prompt and output tokens."""
+        return len(self.tokens)
+
+    @property
+    def num_pending(self) -> int:
+        """Known tokens that are not computed yet."""
+        return self.num_known - self.num_computed
+
+    @property
+    def output(self) -> list[int]:
+        """Generated tokens."""
+        return self.tokens[len(self.request.prompt) :]
+
+    @property
+    def num_output(self) -> int:
+        """How many tokens were generated."""
+        return self.num_known - len(self.request.prompt)
+
+    @property
+    def has_started(self) -> bool:
+        """Whether it ever left the waiting queue."""
+        return self.num_cached is not None
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens so far."""
+        return Usage(len(self.request.prompt), self.num_output, self.num_cached or 0)
+
+    def draw(self) -> float:
+        """The next uniform number of this request's own stream, in [0, 1)."""
+        return self._random.random()
