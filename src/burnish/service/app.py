@@ -1,0 +1,104 @@
+"""The HTTP application: one list of routes, one list of middleware."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware import Middleware
+from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+
+from burnish import __version__
+from burnish.core.errors import BurnishError
+from burnish.core.types import ModelCard, Served, TextCodec
+from burnish.service import health, metrics
+from burnish.service.config import ServiceConfig
+from burnish.service.faults import Faults, respond
+from burnish.service.front import Front
+from burnish.service.guard import Admission, BodyLimit, Keys
+from burnish.service.lifecycle import Lifecycle
+from burnish.service.meter import Meter
+from burnish.service.openai import chat, completions, models, tokenize
+from burnish.service.openai.shapes import (
+    ChatCompletion,
+    ErrorShape,
+    ModelList,
+    ModelShape,
+    Text,
+    TextCompletion,
+    Tokens,
+)
+from burnish.service.page import serve
+
+
+class Route(NamedTuple):
+    """A path and what answers it; ``shape`` describes the answer in /openapi.json."""
+
+    method: str
+    path: str
+    endpoint: Callable[..., Any]
+    shape: Any = None
+    response: type[Response] | None = None
+
+
+ROUTES = (
+    Route("POST", "/v1/chat/completions", chat.create_chat_completion, ChatCompletion),
+    Route("POST", "/v1/completions", completions.create_completion, TextCompletion),
+    Route("GET", "/v1/models", models.list_models, ModelList),
+    Route("GET", "/v1/models/{model:path}", models.retrieve_model, ModelShape),
+    Route("POST", "/tokenize", tokenize.tokenize, Tokens),
+    Route("POST", "/detokenize", tokenize.detokenize, Text),
+    Route("GET", "/health/live", health.live, health.Health),
+    Route("GET", "/health/ready", health.ready, health.Health),
+    Route("GET", "/metrics", metrics.scrape, None, PlainTextResponse),
+    Route("GET", "/", serve.show_page, None, HTMLResponse),
+)
+
+
+def create_app(
+    served: Served,
+    codec: TextCodec | None,
+    card: ModelCard,
+    config: ServiceConfig,
+    *,
+    engine_ready: Callable[[], bool] = lambda: True,
+) -> FastAPI:
+    """The application over one served model.
+
+    ``codec`` is None for a model without tokenizer: prompts are then token ids only. ``engine_ready`` is asked by
+    /health/ready. ``app.state.front`` holds the meter and the lifecycle; ``run_server`` drains through it.
+    """
+    meter = Meter(served)
+    lifecycle = Lifecycle(meter, config, engine_ready)
+    app = FastAPI(
+        title="burnish",
+        version=__version__,
+        docs_url=None,  # the documentation pages load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        exception_handlers=dict.fromkeys((HTTPException, RequestValidationError, BurnishError), respond),
+        responses={"4XX": {"model": ErrorShape}, "5XX": {"model": ErrorShape}},
+        middleware=[
+            Middleware(Faults),
+            Middleware(Keys, keys=config.api_keys, sign_in=serve.sign_in),
+            Middleware(Admission, lifecycle=lifecycle),
+            Middleware(BodyLimit, max_bytes=config.max_body_bytes),
+        ],
+    )
+    app.state.front = Front(meter, codec, card, config, lifecycle)
+    for route in ROUTES:
+        _add(app, route)
+    return app
+
+
+def _add(app: FastAPI, route: Route) -> None:
+    options: dict[str, Any] = {"response_class": route.response} if route.response else {}
+    app.add_api_route(
+        route.path,
+        route.endpoint,
+        methods=[route.method],
+        response_model=route.shape,
+        description=route.endpoint.__doc__,
+        **options,
+    )

@@ -1,0 +1,1 @@
+"""The OpenAI-compatible endpoints: one file per resource, requests in, responses out."""

@@ -1,0 +1,158 @@
+"""Request bodies of the OpenAI API: what is accepted, within which bounds, and what is refused by name.
+
+null stands for absent everywhere. Names of OpenAI's API that this server does not serve are refused, never ignored.
+``user`` and ``metadata`` are the client's own labels: accepted, and without effect on the answer.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+
+from burnish.core.errors import BadRequest, nearest
+
+NOT_SERVED = frozenset(
+    {
+        *("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call", "tool_calls", "tool_call_id"),
+        *("audio", "prediction", "web_search_options", "reasoning_effort", "verbosity", "moderation", "name"),
+        *("refusal", "annotations", "image_url", "input_audio", "file", "safety_identifier", "prompt_cache_key"),
+        *("prompt_cache_retention", "prompt_cache_options"),
+    }
+)
+INT64 = 2**63
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+StopText = Annotated[str, Field(min_length=1, max_length=1024)]
+
+
+class Body(BaseModel):
+    """A JSON object with no unknown keys. Raises ``BadRequest`` for one, naming the nearest known."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys_only(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        for key, content in value.items():
+            if key in NOT_SERVED and key not in cls.model_fields and content is not None:
+                raise BadRequest(
+                    f"parameter {key!r} is not supported by this server",
+                    remedy="Leave it out",
+                    param=key,
+                    code="unsupported_parameter",
+                )
+            if key not in NOT_SERVED and key not in cls.model_fields:
+                remedy = nearest(key[:80], list(cls.model_fields))
+                raise BadRequest(
+                    f"unknown parameter {key[:80]!r}", remedy=remedy, param=key[:80], code="unknown_parameter"
+                )
+        return {key: content for key, content in value.items() if content is not None}
+
+
+class StreamOptions(Body):
+    """Options of a streamed answer."""
+
+    include_usage: bool = False
+    include_obfuscation: Literal[False] = False
+
+
+class GenerationBody(Body):
+    """What chat and plain completions share. The last seven are extensions of ours."""
+
+    model: str
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: int = Field(1, ge=1)
+    max_tokens: int | None = Field(None, ge=1, lt=INT64)
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: float = Field(1.0, ge=0, le=1)
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    logit_bias: dict[Annotated[TokenId, Strict(False)], Annotated[float, Field(ge=-100, le=100)]] = Field(
+        default={}, max_length=1024
+    )
+    seed: int | None = Field(None, ge=-INT64, lt=INT64)
+    stop: StopText | Annotated[list[StopText], Field(fail_fast=True)] = []
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+    store: Literal[False] = False
+    service_tier: Literal["auto", "default"] = "auto"
+
+    stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True)] = []
+    ignore_eos: bool = False
+    top_k: int = Field(0, ge=0, lt=2**31)
+    min_p: float = Field(0.0, ge=0, le=1)
+    repetition_penalty: float = Field(1.0, gt=0, le=10)
+    cache_salt: str = Field("", max_length=256)
+
+    @property
+    def streams_usage(self) -> bool:
+        """Whether a streamed answer ends with its usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class CompletionBody(GenerationBody):
+    """POST /v1/completions."""
+
+    prompt: (
+        str
+        | Annotated[list[str], Field(fail_fast=True)]
+        | Annotated[list[TokenId], Field(fail_fast=True)]
+        | Annotated[list[Annotated[list[TokenId], Field(fail_fast=True)]], Field(fail_fast=True)]
+    )
+    logprobs: int | None = Field(None, ge=0)
+    best_of: Literal[1] = 1
+    echo: Literal[False] = False
+    suffix: Literal[""] = ""
+
+
+class TextPart(Body):
+    """A piece of a message's text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(Body):
+    """One turn. ``developer`` is the newer name of ``system``."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)]
+
+    @property
+    def text(self) -> str:
+        """The content as one string."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class TextFormat(Body):
+    """The only response format served."""
+
+    type: Literal["text"]
+
+
+class ChatBody(GenerationBody):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True)] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1, lt=INT64)
+    logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0)
+    response_format: TextFormat | None = None
+    modalities: list[Literal["text"]] | None = None
+
+
+class TokenizeBody(Body):
+    """POST /tokenize: a ``prompt``, or ``messages`` rendered through the chat template."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True)] | None = Field(None, min_length=1)
+    add_special_tokens: bool = True
+
+
+class DetokenizeBody(Body):
+    """POST /detokenize."""
+
+    model: str | None = None
+    tokens: Annotated[list[TokenId], Field(fail_fast=True)]

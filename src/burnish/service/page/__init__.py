@@ -1,0 +1,1 @@
+"""The chat page: one HTML document with its style and script written into it."""

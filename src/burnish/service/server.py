@@ -1,0 +1,108 @@
+"""The process edge: binds the port, runs uvicorn, drains on SIGTERM and SIGINT."""
+
+import asyncio
+import errno
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from burnish.core.errors import BadSettings
+from burnish.service.front import Front
+
+LAST_BYTES_S = 2  # after the drain: time for connections to close
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening TCP socket; port 0 takes any free one. Raises ``BadSettings`` when it cannot be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, OverflowError, UnicodeError):
+        raise BadSettings(f"cannot listen on {host!r}, port {port}: no such address", remedy="Check --host") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise _refused(host, port, error) from None
+    return listener
+
+
+def run_server(app: FastAPI, host: str, port: int, *, announce: Callable[[str], None] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, then drain and return; a second SIGINT ends at once.
+
+    ``announce`` is told the URL once requests are taken. Raises ``BadSettings`` when the port is in use.
+    """
+    with bind(host, port) as listener:
+        bound_host, bound_port = listener.getsockname()[:2]
+        url = f"http://[{bound_host}]:{bound_port}" if ":" in bound_host else f"http://{bound_host}:{bound_port}"
+        DrainingServer(app, url, announce).run(sockets=[listener])
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn, except that a signal starts the drain first, and that it then exits as if nothing had happened."""
+
+    def __init__(self, app: FastAPI, url: str, announce: Callable[[str], None] | None) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws="none",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=LAST_BYTES_S,
+            )
+        )
+        front: Front = app.state.front
+        self._lifecycle, self._url, self._announce = front.lifecycle, url, announce
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._drain: asyncio.Task[None] | None = None
+        self._signalled = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then tell where."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        if self._announce:
+            self._announce(self._url)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """First signal: drain. SIGINT after that: exit now."""
+        if self._signalled and sig == signal.SIGINT:
+            self.should_exit = self.force_exit = True
+        elif not self._signalled:
+            self._signalled = True
+            self.drain_soon()
+
+    def drain_soon(self) -> None:
+        """Start the drain from a signal handler or another thread."""
+        if self._loop is None:
+            self.should_exit = True
+        else:
+            self._loop.call_soon_threadsafe(self._start_drain)
+
+    def _start_drain(self) -> None:
+        # A task is held weakly by the loop: without this reference it could vanish.
+        self._drain = asyncio.ensure_future(self._drain_and_exit())
+
+    async def _drain_and_exit(self) -> None:
+        try:
+            await self._lifecycle.drain()
+        finally:
+            self.should_exit = True
+
+
+def _refused(host: str, port: int, error: Exception) -> BadSettings:
+    match getattr(error, "errno", None):
+        case errno.EADDRINUSE:
+            return BadSettings(f"port {port} on {host} is in use", remedy="Choose another with --port")
+        case errno.EACCES:
+            return BadSettings(f"port {port} needs more rights than this user has", remedy="Choose one above 1023")
+        case _:
+            return BadSettings(f"cannot listen on {host}, port {port}: {error}", remedy="Check --host and --port")
