@@ -1,0 +1,195 @@
+"""Perplexity by sliding window, alone or paired with a second model, each figure with its 95 % interval.
+
+Shapes: B windows of a batch, L tokens of a window, R rows, N scored tokens, V vocabulary.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from burnish.core.errors import BadSettings, NotFound
+from burnish.core.types import TextCodec
+from burnish.measure.intervals import MIN_STRETCH, Interval, mean_interval
+from burnish.measure.windows import Window, cut
+from burnish.models.decoder import Decoder, DecoderConfig
+from burnish.models.layers.attention import causal_attend
+
+BATCH_TOKENS = 4096  # tokens fed at a time
+LOGITS_AT_ONCE = 2**24  # numbers: 64 MB
+
+Progress = Callable[[int, int], None]
+"""(tokens scored, tokens to score)"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QualityConfig:
+    """How a text is read. A window holds ``context`` positions, the beginning-of-sequence token included."""
+
+    context: int = 512
+    stride: int = 256
+    max_tokens: int | None = None  # of the text; None: all
+
+
+class Passage(NamedTuple):
+    """A text ready to be scored, by one model or by several in turn."""
+
+    tokens: tuple[int, ...]
+    bos: int | None
+    num_bytes: int  # of the scored tokens' pieces
+    config: QualityConfig  # with the context shrunk to what the model can see
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quality:
+    """How well a model predicts a text.
+
+    ``perplexity`` is exp of the mean loss per scored token; ``bits_per_byte`` compares models of different
+    vocabularies. Bytes are those of the scored tokens' pieces.
+    """
+
+    perplexity: Interval
+    bits_per_byte: Interval
+    num_tokens: int
+    num_bytes: int
+    context: int
+    stride: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """Two models on the same tokens. ``loss_ratio`` is perplexity over the parent's: 1.01 is one per cent worse.
+
+    Its interval comes from the differences per token, so what is hard for both models cancels out.
+    """
+
+    quality: Quality
+    parent: Quality
+    loss_ratio: Interval
+
+
+def read_text(path: Path) -> str:
+    """A text file, or the ``text`` fields of a .jsonl file with a blank line between documents.
+
+    Raises ``NotFound`` or ``BadSettings`` (which line is wrong).
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise NotFound(f"text {str(path)!r} does not exist", remedy="Check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSettings(f"text {str(path)!r} cannot be read: {error}", remedy="Give a UTF-8 text file") from None
+    if path.suffix != ".jsonl":
+        return text
+    return "\n\n".join(_documents(path, text))
+
+
+def prepare(text: str, codec: TextCodec, shape: DecoderConfig, config: QualityConfig) -> Passage:
+    """The passage a model of that shape can score.
+
+    Raises ``BadSettings`` when the text is too short for an interval or the tokenizer is another model's.
+    """
+    if config.context > shape.max_positions:
+        config = replace(config, context=shape.max_positions, stride=min(config.stride, shape.max_positions // 2))
+    tokens = tuple(codec.encode(text, add_special_tokens=False)[: config.max_tokens])
+    if len(tokens) <= 2 * MIN_STRETCH:
+        raise BadSettings(
+            f"the text has {len(tokens)} tokens, too few for an interval",
+            remedy=f"Give a text of more than {2 * MIN_STRETCH} tokens",
+        )
+    if max(tokens) >= shape.vocab_size:
+        raise BadSettings(
+            f"the tokenizer gives token {max(tokens)}, the model knows {shape.vocab_size}",
+            remedy="Use the tokenizer the model was trained with",
+        )
+    lengths = {token: len(codec.piece(token)) for token in set(tokens)}
+    scored = tokens if codec.bos_token_id is not None else tokens[1:]
+    return Passage(tokens, codec.bos_token_id, sum(lengths[token] for token in scored), config)
+
+
+def quality(losses: NDArray[np.float64], passage: Passage) -> Quality:
+    """What the losses (N,) of a passage say."""
+    loss = mean_interval(losses)
+    return Quality(
+        perplexity=loss.exp(),
+        bits_per_byte=loss.scaled(len(losses) / math.log(2) / max(passage.num_bytes, 1)),
+        num_tokens=len(losses),
+        num_bytes=passage.num_bytes,
+        context=passage.config.context,
+        stride=passage.config.stride,
+    )
+
+
+def compare(losses: NDArray[np.float64], parent_losses: NDArray[np.float64], passage: Passage) -> Comparison:
+    """A model and its parent by their losses on the same passage, (N,) each."""
+    return Comparison(
+        quality=quality(losses, passage),
+        parent=quality(parent_losses, passage),
+        loss_ratio=mean_interval(losses - parent_losses).exp(),
+    )
+
+
+@torch.inference_mode()
+def token_losses(decoder: Decoder, passage: Passage, *, progress: Progress | None = None) -> NDArray[np.float64]:
+    """Loss in nats of every token but, without ``bos``, the first -> (N,), in the order of the text.
+
+    ``bos`` stands before every window, as models that know one never see a text begin without it.
+    """
+    tokens, config = passage.tokens, passage.config
+    lead = [] if passage.bos is None else [passage.bos]
+    windows = cut(len(tokens), length=config.context - len(lead), stride=config.stride, first_scored=1 - len(lead))
+    total, losses = len(tokens) - 1 + len(lead), []
+    num_scored = 0
+    for batch in _batches(windows, max(1, BATCH_TOKENS // config.context)):
+        fed = torch.tensor([[*lead, *tokens[window.begin : window.end]] for window in batch])
+        losses.append(_batch_losses(decoder, fed, [window.end - window.score_from for window in batch]))
+        num_scored += len(losses[-1])
+        if progress is not None:
+            progress(num_scored, total)
+    return np.concatenate(losses)
+
+
+def _batch_losses(decoder: Decoder, fed: torch.Tensor, num_scored: list[int]) -> NDArray[np.float64]:
+    """Losses of the last ``num_scored`` tokens of each row of fed (B, L)."""
+    batch, length = fed.shape
+    hidden = decoder(fed.flatten(), torch.arange(length).repeat(batch), causal_attend(batch, length))
+    rows = torch.cat([torch.arange((i + 1) * length - n - 1, (i + 1) * length - 1) for i, n in enumerate(num_scored)])
+    targets = fed.flatten()[rows + 1]
+    at_once = max(1, LOGITS_AT_ONCE // decoder.config.vocab_size)
+    parts = [slice(first, first + at_once) for first in range(0, len(rows), at_once)]
+    return np.concatenate([_losses(decoder.logits(hidden[rows[part]]), targets[part]) for part in parts])
+
+
+def _losses(logits: torch.Tensor, targets: torch.Tensor) -> NDArray[np.float64]:
+    """Cross-entropy of logits (R, V) against targets (R,), no mean taken."""
+    loss: NDArray[np.float64] = torch.nn.functional.cross_entropy(logits, targets, reduction="none").double().numpy()
+    return loss
+
+
+def _batches(windows: list[Window], size: int) -> Iterator[list[Window]]:
+    """Neighbouring windows of one length, at most ``size`` together."""
+    for _, alike in groupby(windows, key=lambda window: window.end - window.begin):
+        same = list(alike)
+        yield from (same[i : i + size] for i in range(0, len(same), size))
+
+
+def _documents(path: Path, text: str) -> Iterator[str]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            document = json.loads(line)["text"]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            document = None
+        if not isinstance(document, str):
+            raise BadSettings(
+                f"line {number} of {str(path)!r} is no JSON object with a text", remedy='Write {"text": "..."} per line'
+            )
+        yield document

@@ -1,0 +1,202 @@
+"""Perplexity: against the definition computed one token at a time, its properties, and paired comparisons."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from burnish.core.errors import BadSettings, NotFound
+from burnish.measure import quality as room
+from burnish.measure.quality import Passage, QualityConfig, compare, prepare, quality, read_text, token_losses
+from burnish.models.decoder import Decoder
+from burnish.models.layers.attention import causal_attend
+from tests.tiny import ByteTokenizer, tiny_decoder
+
+TEXT = "Once upon a time there was a little café. " * 8
+
+
+class WithoutBos(ByteTokenizer):
+    bos_token_id = None
+
+
+class WithStranger(ByteTokenizer):
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return [*super().encode(text), 70_000]
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Decoder:
+    return tiny_decoder()
+
+
+def passage_of(decoder: Decoder, config: QualityConfig, codec: ByteTokenizer | None = None) -> Passage:
+    return prepare(TEXT, codec or ByteTokenizer(), decoder.config, config)
+
+
+def loss_of(decoder: Decoder, context: list[int], target: int) -> float:
+    """The definition: minus the log-probability of one token after its context."""
+    rows = torch.tensor(context)
+    hidden = decoder(rows, torch.arange(len(rows)), causal_attend(1, len(rows)))
+    return -float(decoder.logits(hidden[-1:])[0].double().log_softmax(-1)[target])
+
+
+@pytest.mark.parametrize("codec", [ByteTokenizer(), WithoutBos()])
+def test_every_loss_is_the_definition(decoder: Decoder, codec: ByteTokenizer) -> None:
+    config = QualityConfig(context=24, stride=7, max_tokens=66)
+    passage = passage_of(decoder, config, codec)
+    lead = [] if codec.bos_token_id is None else [codec.bos_token_id]
+    length, tokens = 24 - len(lead), list(passage.tokens)
+    expected = []
+    for token in range(1 - len(lead), len(tokens)):
+        window_end = token + 1 if token < length else length + -(-(token + 1 - length) // 7) * 7
+        begin = max(0, min(window_end, len(tokens)) - length)
+        expected.append(loss_of(decoder, lead + tokens[begin:token], tokens[token]))
+    np.testing.assert_allclose(token_losses(decoder, passage), expected, atol=2e-5)
+
+
+def test_a_text_that_fits_the_context_is_one_forward_pass(decoder: Decoder) -> None:
+    passage = passage_of(decoder, QualityConfig(context=512, stride=256))
+    tokens = torch.tensor([256, *passage.tokens])
+    hidden = decoder(tokens[:-1], torch.arange(len(tokens) - 1), causal_attend(1, len(tokens) - 1))
+    mean = torch.nn.functional.cross_entropy(decoder.logits(hidden).double(), tokens[1:])
+    found = quality(token_losses(decoder, passage), passage)
+    assert found.perplexity.value == pytest.approx(math.exp(mean), rel=1e-5)
+    assert found.num_tokens == len(passage.tokens) == len(TEXT.encode())
+
+
+@pytest.mark.parametrize("stride", [1, 5, 15, 30])
+def test_the_stride_does_not_change_the_first_window(decoder: Decoder, stride: int) -> None:
+    whole = token_losses(decoder, passage_of(decoder, QualityConfig(context=512, stride=1, max_tokens=90)))
+    cut = token_losses(decoder, passage_of(decoder, QualityConfig(context=31, stride=stride, max_tokens=90)))
+    assert len(cut) == len(whole) == 90
+    np.testing.assert_allclose(cut[:30], whole[:30], atol=2e-5)
+
+
+def test_batches_of_windows_and_slices_of_logits_change_nothing(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passage = passage_of(decoder, QualityConfig(context=32, stride=9))
+    together = token_losses(decoder, passage)
+    monkeypatch.setattr(room, "BATCH_TOKENS", 1)
+    monkeypatch.setattr(room, "LOGITS_AT_ONCE", 259 * 4)
+    np.testing.assert_allclose(token_losses(decoder, passage), together, atol=2e-5)
+
+
+def test_uniform_predictions_have_the_perplexity_of_the_vocabulary() -> None:
+    decoder = tiny_decoder()
+    decoder.embed_tokens.weight.zero_()
+    passage = passage_of(decoder, QualityConfig(context=64, stride=32))
+    found = quality(token_losses(decoder, passage), passage)
+    assert found.perplexity == pytest.approx((259, 259, 259), rel=1e-5)
+    assert found.bits_per_byte.value == pytest.approx(math.log2(259), rel=1e-6)
+    assert found.num_bytes == len(TEXT.encode())
+
+
+def test_the_context_shrinks_to_what_the_model_sees() -> None:
+    decoder = tiny_decoder(max_positions=40)
+    passage = passage_of(decoder, QualityConfig())
+    assert (passage.config.context, passage.config.stride) == (40, 20)
+    assert len(token_losses(decoder, passage)) == len(passage.tokens)
+
+
+def test_progress_ends_at_everything(decoder: Decoder) -> None:
+    seen: list[tuple[int, int]] = []
+    passage = passage_of(decoder, QualityConfig(context=300, stride=7))
+    token_losses(decoder, passage, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (len(passage.tokens), len(passage.tokens))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_a_model_against_itself_is_exactly_one(decoder: Decoder) -> None:
+    passage = passage_of(decoder, QualityConfig(context=64, stride=32))
+    losses = token_losses(decoder, passage)
+    found = compare(losses, losses, passage)
+    assert found.loss_ratio == (1.0, 1.0, 1.0)
+    assert found.quality == found.parent
+
+
+def test_the_ratio_is_that_of_the_perplexities_and_tighter_than_theirs(decoder: Decoder) -> None:
+    passage = passage_of(decoder, QualityConfig(context=64, stride=32))
+    losses = token_losses(decoder, passage)
+    noise = np.random.default_rng(0).normal(0.01, 0.01, len(losses))
+    found = compare(losses + noise, losses, passage)
+    ratio = found.quality.perplexity.value / found.parent.perplexity.value
+    assert found.loss_ratio.value == pytest.approx(ratio, rel=1e-12)
+    assert found.loss_ratio.low > 1.0
+    width = found.loss_ratio.high - found.loss_ratio.low
+    alone = found.parent.perplexity
+    assert width < 0.1 * (alone.high - alone.low) / alone.value
+
+
+def test_paired_intervals_cover_the_true_ratio() -> None:
+    random = np.random.default_rng(3)
+    passage = Passage(tuple(range(600)), 0, 600, QualityConfig())
+
+    def covers() -> bool:
+        hard: NDArray[np.float64] = random.gamma(2.0, 2.0, 600)
+        found = compare(hard + random.normal(0.02, 0.3, 600), hard, passage).loss_ratio
+        return found.low <= math.exp(0.02) <= found.high
+
+    assert 0.93 <= np.mean([covers() for _ in range(600)]) <= 0.98
+
+
+@pytest.mark.parametrize("text", ["", "short", "x" * 64])
+def test_a_text_too_short_for_an_interval_is_refused(decoder: Decoder, text: str) -> None:
+    with pytest.raises(BadSettings, match=r"too few for an interval. Give a text of more than 64 tokens"):
+        prepare(text, ByteTokenizer(), decoder.config, QualityConfig())
+
+
+def test_the_shortest_text_works_without_bos(decoder: Decoder) -> None:
+    passage = prepare("x" * 65, WithoutBos(), decoder.config, QualityConfig())
+    assert quality(token_losses(decoder, passage), passage).num_tokens == passage.num_bytes == 64
+
+
+def test_the_tokenizer_of_another_model_is_refused(decoder: Decoder) -> None:
+    with pytest.raises(BadSettings, match="token 70000, the model knows 259"):
+        prepare(TEXT, WithStranger(), decoder.config, QualityConfig())
+
+
+def test_a_wrong_stride_is_refused(decoder: Decoder) -> None:
+    passage = passage_of(decoder, QualityConfig(context=64, stride=65))
+    with pytest.raises(BadSettings, match="stride 65"):
+        token_losses(decoder, passage)
+
+
+def test_max_tokens_takes_the_beginning(decoder: Decoder) -> None:
+    config = QualityConfig(context=64, stride=32)
+    short = passage_of(decoder, replace(config, max_tokens=70))
+    assert short.tokens == passage_of(decoder, config).tokens[:70]
+
+
+def test_text_files_and_json_lines(tmp_path: Path) -> None:
+    plain, lines = tmp_path / "a.txt", tmp_path / "a.jsonl"
+    plain.write_text("one\ntwo é", encoding="utf-8")
+    documents = ["first\nwith a line", "second\u2028separated"]
+    rows = [json.dumps({"text": text, "more": 1}, ensure_ascii=False) for text in documents]
+    lines.write_text("\n".join([*rows, "", ""]), encoding="utf-8")
+    assert read_text(plain) == "one\ntwo é"
+    assert read_text(lines) == "\n\n".join(documents)
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"words": "x"}', '{"text": 3}', "7"])
+def test_a_wrong_line_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"text": "fine"}}\n{line}\n')
+    with pytest.raises(BadSettings, match=r"line 2 of .* is no JSON object with a text") as fault:
+        read_text(path)
+    assert "\n" not in str(fault.value)
+
+
+def test_texts_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="does not exist"):
+        read_text(tmp_path / "missing.txt")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(BadSettings, match="cannot be read"):
+        read_text(tmp_path / "latin.txt")
+    with pytest.raises(BadSettings, match="cannot be read"):
+        read_text(tmp_path)
