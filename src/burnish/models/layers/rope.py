@@ -69,7 +69,12 @@ def _magnitude(scaling: RopeScaling) -> float:
         return 1.0
     if scaling.attention_factor is not None:
         return scaling.attention_factor
-    return 0.1 * math.log(scaling.factor) + 1.0 if scaling.factor > 1 else 1.0
+    return log_growth(scaling.factor)
+
+
+def log_growth(factor: float, slope: float = 1.0) -> float:
+    """YaRN's magnitude of a context stretched by ``factor`` (Peng et al. 2023, equation 22)."""
+    return 0.1 * slope * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 _SCALERS = {"linear": _linear, "llama3": _llama3, "yarn": _yarn}

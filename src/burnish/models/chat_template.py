@@ -1,0 +1,131 @@
+"""Chat templates: jinja2 as transformers renders them, in a sandbox with bounds on loops, repetition and text."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Template, TemplateError
+from jinja2.exceptions import SecurityError
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from burnish.core.errors import BadCheckpoint, BadRequest
+from burnish.core.types import Message
+
+MAX_TEXT = 4 * 2**20  # characters a conversation may render to
+MAX_STEPS = 100_000  # items all ranges of one rendering may hold together
+MAX_PRODUCT = 10**6
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    intercepted_binops = frozenset(("*", "**"))
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """Refuse products that would fill the memory."""
+        sizes = [len(v) if isinstance(v, (str, list, tuple)) else abs(v) for v in (left, right)]
+        if (operator == "**" and max(sizes) > 1000) or sizes[0] * sizes[1] > MAX_PRODUCT:
+            raise SecurityError(f"operator {operator} makes too large a value")
+        return super().call_binop(context, operator, left, right)
+
+
+class ChatTemplate:
+    """A compiled template and the special tokens it may name."""
+
+    def __init__(self, source: str, tokens: Mapping[str, str]) -> None:
+        """Raises ``BadCheckpoint`` for a template that does not compile."""
+        environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+        environment.filters["tojson"] = _to_json
+        environment.globals |= {"raise_exception": _raise, "strftime_now": lambda form: datetime.now().strftime(form)}
+        try:
+            self._template: Template = environment.from_string(source)
+        except (TemplateError, RecursionError) as error:
+            raise BadCheckpoint(f"the chat template is broken: {_line(error)}", remedy="Correct it") from None
+        self._tokens = dict(tokens)
+
+    @classmethod
+    def find(cls, config: Mapping[str, Any], file: Path) -> "ChatTemplate | None":
+        """The template of a model: a chat_template.jinja file, else the one in tokenizer_config.json, else none.
+
+        Of several named ones, the one named "default".
+        """
+        source = config.get("chat_template")
+        if file.is_file():
+            try:
+                source = file.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise BadCheckpoint(f"{str(file)!r} cannot be read: {error}", remedy="Fetch it again") from None
+        if isinstance(source, list):
+            named = {entry.get("name"): entry.get("template") for entry in source if isinstance(entry, dict)}
+            source = named.get("default")
+        if source is None:
+            return None
+        if not isinstance(source, str):
+            raise BadCheckpoint("tokenizer_config.json: chat_template is no text", remedy="Correct it")
+        return cls(source, _special_tokens(config))
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The conversation as text, ending where the assistant's answer begins. Raises ``BadRequest``."""
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        bounds: dict[str, Any] = {"range": _Range()}
+        try:
+            pieces = self._template.generate(
+                messages=turns, add_generation_prompt=True, tools=None, documents=None, **self._tokens, **bounds
+            )
+            return "".join(_bounded(pieces))
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+            raise _refusal(error) from None
+        except (RecursionError, MemoryError) as error:
+            raise _refusal(error) from None
+
+
+class _Range:
+    """``range`` with one budget for a whole rendering, so that nested loops end too."""
+
+    def __init__(self) -> None:
+        self._left = MAX_STEPS
+
+    def __call__(self, *bounds: int) -> range:
+        steps = range(*bounds)
+        self._left -= len(steps)
+        if self._left < 0:
+            raise SecurityError(f"loops of more than {MAX_STEPS} steps")
+        return steps
+
+
+def _bounded(pieces: Iterator[str]) -> Iterator[str]:
+    length = 0
+    for piece in pieces:
+        length += len(piece)
+        if length > MAX_TEXT:
+            raise SecurityError(f"text of more than {MAX_TEXT} characters")
+        yield piece
+
+
+def _refusal(error: Exception) -> BadRequest:
+    return BadRequest(
+        f"the chat template refuses these messages: {_line(error)}", remedy="Correct the messages", param="messages"
+    )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    """Names such as ``bos_token`` to their text, spelt as a string or as an object with its content."""
+    found: dict[str, str] = {}
+    for name, token in config.items():
+        content = token.get("content") if isinstance(token, dict) else token
+        if name.endswith("_token") and isinstance(content, str):
+            found[name] = content
+    return found
+
+
+def _to_json(value: Any, *, indent: int | None = None, ensure_ascii: bool = False) -> str:
+    return json.dumps(value, indent=indent, ensure_ascii=ensure_ascii)
+
+
+def _raise(message: str) -> None:
+    raise TemplateError(message)

@@ -1,0 +1,235 @@
+"""Decoders in and out of checkpoint folders, one tensor at a time.
+
+A load holds the decoder and one tensor more; what is missing, unexpected or misshapen is listed in one error.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from burnish.core.errors import BadCheckpoint, NotFound
+from burnish.models import llama2c
+from burnish.models.decoder import Decoder
+from burnish.models.families import FAMILIES, Family, find_family, read_config, write_config
+from burnish.models.formats.dense import DENSE
+from burnish.models.formats.quantization_config import read_assignment, write_quantization
+from burnish.models.formats.table import get
+from burnish.models.layers.linear import Linear
+from burnish.models.raw_config import read_json
+from burnish.models.tensor_files import INDEX, Stored, TensorFolder, same_kind, write_tensors
+from burnish.models.tensor_names import Target, find_tensor, is_constant, linears, targets
+
+CONFIG = "config.json"
+HEAD = "lm_head.weight"
+MAX_LISTED = 20
+SHARD_BYTES = 5 * 10**9
+
+
+class Loaded(NamedTuple):
+    """A decoder and where it comes from."""
+
+    decoder: Decoder
+    family: str
+    raw_config: dict[str, Any]
+    weights: str  # name of the format most weights are stored in
+    tensor_bytes: int  # of all tensors in the checkpoint
+
+
+def load_decoder(path: Path) -> Loaded:
+    """A decoder from a Hugging Face folder, or from a llama2.c file (or the folder that holds one).
+
+    Parameters become float32; integer weights stay packed. Raises ``NotFound``, ``UnknownFamily``, ``BadCheckpoint``.
+    """
+    file = llama2c.find(path)
+    if file is not None:
+        return _load_llama2c(file)
+    if not path.is_dir():
+        raise NotFound(f"model folder {str(path)!r} does not exist", remedy="Check the path")
+    raw = read_json(path / CONFIG)
+    family, decoder = find_family(raw), empty_decoder(raw)
+    with TensorFolder(path) as folder:
+        wanted, names = targets(decoder, family), _full_names(folder.tensors, family)
+        _check(wanted, {name: folder.tensors[stored] for name, stored in names.items()}, decoder)
+        for name, target in wanted.items():
+            _place(decoder, target, folder.read(names[name]))
+        if HEAD in names and HEAD not in wanted:
+            _check_tied(folder.read(names[HEAD]), decoder)
+    return _loaded(decoder, family.model_type, raw)
+
+
+def empty_decoder(raw: Mapping[str, Any]) -> Decoder:
+    """A decoder whose tensors have shapes and formats, but no memory yet."""
+    config = read_config(raw)
+    with torch.device("meta"):
+        decoder = Decoder(config)
+        names = linears(decoder, find_family(raw))
+        quantization = raw.get("quantization_config")
+        if quantization is not None:
+            assignment = read_assignment(quantization, [name.theirs for name in names])
+            for name, layer in names:
+                layout = assignment[name].layout(layer.out_features, layer.in_features)
+                layer.store(assignment[name], {k: torch.empty(s.shape, dtype=s.dtype) for k, s in layout.items()})
+    return decoder.eval().requires_grad_(False)
+
+
+def _loaded(decoder: Decoder, family: str, raw: dict[str, Any]) -> Loaded:
+    formats = [module.format.name for module in decoder.layers.modules() if isinstance(module, Linear)]
+    tensors = [*decoder.parameters(), *decoder.buffers()]
+    num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return Loaded(decoder, family, raw, max(sorted(set(formats)), key=formats.count), num_bytes)
+
+
+def _full_names(stored: Mapping[str, Stored], family: Family) -> dict[str, str]:
+    """Full tensor name -> name in the file: a folder saved from the bare base model omits the family's prefix."""
+    if any(name.startswith(family.prefix) for name in stored):
+        return {name: name for name in stored}
+    return {name if name == HEAD else family.prefix + name: name for name in stored}
+
+
+def _check(wanted: Mapping[str, Target], stored: Mapping[str, Stored], decoder: Decoder) -> None:
+    """Raise one ``BadCheckpoint`` that lists every fault of the tensors' names, shapes and types."""
+    optional = () if decoder.config.tied_embeddings is False else (HEAD,)
+    faults = [f"missing {name}" for name in wanted if name not in stored]
+    for name, (shape, dtype) in stored.items():
+        if name not in wanted:
+            if not is_constant(name) and name not in optional:
+                faults.append(f"unexpected {name}")
+        elif shape != wanted[name].shape:
+            faults.append(f"{name} has shape {list(shape)}, expected {list(wanted[name].shape)}")
+        elif not same_kind(dtype, wanted[name].dtype):
+            faults.append(f"{name} has type {dtype}, expected {str(wanted[name].dtype).removeprefix('torch.')}")
+    if faults:
+        more = f" and {len(faults) - MAX_LISTED} more" if len(faults) > MAX_LISTED else ""
+        raise BadCheckpoint(
+            f"{len(faults)} tensors do not fit config.json: {'; '.join(faults[:MAX_LISTED])}{more}",
+            remedy="Fetch the weights or config.json again",
+        )
+
+
+def _check_tied(head: Tensor, decoder: Decoder) -> None:
+    if not torch.equal(head.float(), decoder.embed_tokens.weight):
+        raise BadCheckpoint(
+            f"config.json ties the embeddings, yet {HEAD} differs from them", remedy="Set tie_word_embeddings to false"
+        )
+
+
+def _place(decoder: Decoder, target: Target, stored: Tensor) -> None:
+    tensor = stored.t() if target.transposed else stored
+    for name, part in zip(target.ours, tensor.chunk(len(target.ours)), strict=True):
+        owner_name, _, tensor_name = name.rpartition(".")
+        owner = decoder.get_submodule(owner_name)
+        if tensor_name in owner._parameters:
+            # contiguous memory of our own: the file is unmapped, and the mapped bytes need not be aligned
+            copied = part.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+            owner._parameters[tensor_name] = nn.Parameter(copied, requires_grad=False)
+        else:
+            if tensor_name == "weight_shape":
+                _check_shape(owner, name, part)
+            owner._buffers[tensor_name] = part.clone()
+
+
+def _check_shape(owner: nn.Module, name: str, shape: Tensor) -> None:
+    assert isinstance(owner, Linear)
+    expected = [owner.out_features, owner.in_features]
+    if shape.tolist() != expected:
+        raise BadCheckpoint(f"{name} holds {shape.tolist()}, expected {expected}", remedy="Fetch the weights again")
+
+
+def _load_llama2c(file: Path) -> Loaded:
+    checkpoint = llama2c.read(file)
+    decoder = empty_decoder(checkpoint.raw_config)
+    for name, array in checkpoint.tensors():
+        shape = find_tensor(decoder, name).shape
+        _place(decoder, Target((name,), tuple(shape), torch.float32, False), torch.from_numpy(array))
+    return _loaded(decoder, "llama", checkpoint.raw_config)
+
+
+def random_decoder(config_json: Path, *, weights: str = "dense", seed: int = 0) -> Loaded:
+    """Random weights of the shape in a config.json, made directly in the wanted format; the output head stays dense.
+
+    Raises ``BadRequest`` for an unknown format or one whose groups do not fit, ``BadCheckpoint`` for a bad config.
+    """
+    raw, weight_format = read_json(config_json), get(weights)
+    decoder, generator = empty_decoder(raw), torch.Generator().manual_seed(seed)
+    for module in decoder.modules():
+        if isinstance(module, Linear):
+            chosen = DENSE if module is getattr(decoder, "lm_head", None) else weight_format
+            module.store(chosen, chosen.random(module.out_features, module.in_features, generator))
+    for module in decoder.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.is_meta:
+                made = _random_parameter(module, name, parameter, generator)
+                module._parameters[name] = nn.Parameter(made, requires_grad=False)
+    return _loaded(decoder, find_family(raw).model_type, raw)
+
+
+def _random_parameter(owner: nn.Module, name: str, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Embeddings are random; norms and biases do nothing."""
+    if like.dim() == 2:
+        return torch.empty(like.shape).normal_(std=0.02, generator=generator)
+    return torch.full(like.shape, 1.0 - getattr(owner, "offset", 0.0) if name == "weight" else 0.0)
+
+
+def save_checkpoint(
+    decoder: Decoder,
+    folder: Path,
+    *,
+    family: str,
+    dtype: torch.dtype = torch.float32,
+    raw_config: Mapping[str, Any] | None = None,
+    max_shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write a Hugging Face folder: config.json and safetensors, float parameters as ``dtype``, packed weights as is.
+
+    ``raw_config`` keeps a checkpoint's own words; without it config.json is written from the decoder. The folder
+    appears complete or not at all; one that exists keeps its other files. Raises ``BadCheckpoint`` when the family
+    cannot express the decoder.
+    """
+    row = FAMILIES[family]
+    raw = dict(raw_config) if raw_config is not None else write_config(row, decoder.config)
+    if read_config(raw) != decoder.config:
+        raise BadCheckpoint("the given config.json does not describe this decoder", remedy="Pass the one it came from")
+    raw |= {"architectures": [row.architecture], "torch_dtype": str(dtype).removeprefix("torch.")}
+    raw.pop("dtype", None)
+    raw.pop("quantization_config", None)
+    quantization = write_quantization({name.theirs: name.layer.format for name in linears(decoder, row)})
+    if quantization is not None:
+        raw["quantization_config"] = quantization
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        write_tensors(_named_tensors(decoder, row, dtype), staging, max_shard_bytes)
+        (staging / CONFIG).write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+        _publish(staging, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _named_tensors(decoder: Decoder, family: Family, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    for name, target in targets(decoder, family).items():
+        parts = [find_tensor(decoder, ours).detach() for ours in target.ours]
+        tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
+        is_parameter = isinstance(find_tensor(decoder, target.ours[0]), nn.Parameter)
+        yield (
+            name,
+            (tensor.t() if target.transposed else tensor).to(dtype if is_parameter else tensor.dtype).contiguous(),
+        )
+
+
+def _publish(staging: Path, folder: Path) -> None:
+    """Move what was staged into place: the whole folder, or file by file with config.json last."""
+    if not folder.exists():
+        staging.chmod(0o755)
+        staging.rename(folder)
+        return
+    for stale in [*folder.glob("model*.safetensors"), folder / INDEX]:
+        if not (staging / stale.name).exists():
+            stale.unlink(missing_ok=True)
+    for path in sorted(staging.iterdir(), key=lambda p: p.name == CONFIG):
+        path.replace(folder / path.name)

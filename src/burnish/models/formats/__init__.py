@@ -1,0 +1,1 @@
+"""How one weight is stored, packed and multiplied."""

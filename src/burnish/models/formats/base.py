@@ -1,0 +1,41 @@
+"""What a weight format is. Shapes: O outputs, I inputs, R rows."""
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+Packed = dict[str, Tensor]
+"""Tensors of one weight under the names a checkpoint gives them (``weight``, ``weight_scale``, ...)."""
+
+
+class TensorSpec(NamedTuple):
+    """Shape and type of a stored tensor."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype  # a floating type stands for any floating type
+
+
+class WeightFormat(Protocol):
+    """How one weight (O, I) is stored and multiplied. Choosing its values is the business of compression passes."""
+
+    @property
+    def name(self) -> str:
+        """The word users write: "dense", "int8", "int4-g128"."""
+        ...
+
+    def layout(self, outputs: int, inputs: int) -> dict[str, TensorSpec]:
+        """What is stored. Raises ``BadRequest`` when the weight does not fit the format."""
+        ...
+
+    def random(self, outputs: int, inputs: int, generator: torch.Generator) -> Packed:
+        """A random weight, made directly in this format."""
+        ...
+
+    def unpack(self, packed: Packed) -> Tensor:
+        """The weight as float32 (O, I)."""
+        ...
+
+    def linear(self, x: Tensor, unpacked: Tensor, bias: Tensor | None) -> Tensor:
+        """x (R, I) times the weight, given as ``unpack`` returned it -> (R, O)."""
+        ...

@@ -1,0 +1,32 @@
+"""Float weights, as they are."""
+
+import torch
+from torch import Tensor
+
+from burnish.kernels import ops
+from burnish.models.formats.base import Packed, TensorSpec
+
+
+class Dense:
+    """One float32 tensor (O, I)."""
+
+    name = "dense"
+
+    def layout(self, outputs: int, inputs: int) -> dict[str, TensorSpec]:
+        """The weight itself."""
+        return {"weight": TensorSpec((outputs, inputs), torch.float32)}
+
+    def random(self, outputs: int, inputs: int, generator: torch.Generator) -> Packed:
+        """Normal values of standard deviation 0.02."""
+        return {"weight": torch.empty(outputs, inputs).normal_(std=0.02, generator=generator)}
+
+    def unpack(self, packed: Packed) -> Tensor:
+        """The weight itself, not a copy."""
+        return packed["weight"]
+
+    def linear(self, x: Tensor, unpacked: Tensor, bias: Tensor | None) -> Tensor:
+        """x (R, I) -> (R, O)."""
+        return ops.linear(x, unpacked, bias)
+
+
+DENSE = Dense()

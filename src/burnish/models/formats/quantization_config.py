@@ -1,0 +1,135 @@
+"""The ``quantization_config`` of compressed-tensors: which module is stored in which format.
+
+Source: compressed-tensors, quantization/quant_config.py and quant_args.py (version 0.20).
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from burnish.core.errors import BadCheckpoint
+from burnish.models.formats.base import WeightFormat
+from burnish.models.formats.dense import DENSE
+from burnish.models.formats.integer import IntegerFormat
+from burnish.models.formats.table import FORMATS
+
+METHOD = "compressed-tensors"
+INT8_LAYOUT, PACKED_LAYOUT = "int-quantized", "pack-quantized"
+Assignment = Mapping[str, WeightFormat]  # module name in the checkpoint -> its format
+
+
+class _Group(NamedTuple):
+    targets: tuple[str, ...]
+    weight_format: WeightFormat
+
+
+def read_assignment(quantization: Any, modules: Iterable[str]) -> dict[str, WeightFormat]:
+    """Format of each linear module. Raises ``BadCheckpoint`` for a scheme burnish does not have."""
+    if not isinstance(quantization, dict) or quantization.get("quant_method") != METHOD:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+        raise BadCheckpoint(f"quantization method {str(method)[:80]!r} is not supported", remedy=f"Only {METHOD!r} is")
+    for key in ("kv_cache_scheme", "transform_config", "sparsity_config"):
+        if quantization.get(key):
+            raise BadCheckpoint(f"quantization_config: {key} is not supported", remedy="Compress it again without")
+    groups = quantization.get("config_groups")
+    if not isinstance(groups, dict) or not all(isinstance(group, dict) for group in groups.values()):
+        raise BadCheckpoint("quantization_config: config_groups is no object of groups", remedy="Correct config.json")
+    ignored = _patterns(quantization.get("ignore") or [], "ignore")
+    read = [_read_group(group, quantization.get("format")) for group in groups.values()]
+    return {name: DENSE if _matches(name, ignored) else _find(name, read) for name in modules}
+
+
+def _read_group(group: Mapping[str, Any], default_layout: object) -> _Group:
+    if group.get("input_activations") or group.get("output_activations"):
+        raise BadCheckpoint("quantization_config: quantized activations are not supported", remedy="Weights only")
+    layout = group.get("format") or default_layout
+    weights = group.get("weights")
+    for weight_format in FORMATS.values():
+        if isinstance(weight_format, IntegerFormat) and isinstance(weights, dict):
+            same_layout = layout in (_layout(weight_format), "compressed", "mixed-precision")
+            if same_layout and _agrees(weights, weight_format):
+                return _Group(_patterns(group.get("targets") or [], "targets"), weight_format)
+    raise BadCheckpoint(
+        f"quantization_config: format {str(layout)[:40]!r} with weights {str(weights)[:200]} is not supported",
+        remedy=f"Known: {', '.join(sorted(FORMATS))}",
+    )
+
+
+def _agrees(weights: Mapping[str, Any], weight_format: IntegerFormat) -> bool:
+    found = {key: weights.get(key, default) for key, default in _WEIGHT_DEFAULTS.items()}
+    actorder_is_free = weights.get("actorder") in (None, "static", "weight")  # scales keep their places
+    strategy = found["strategy"] or ("channel" if found["group_size"] in (None, -1) else "group")
+    group_size = None if found["group_size"] == -1 else found["group_size"]
+    return actorder_is_free and found | {"strategy": strategy, "group_size": group_size} == _arguments(weight_format)
+
+
+_WEIGHT_DEFAULTS = {
+    "num_bits": 8,
+    "type": "int",
+    "symmetric": True,
+    "strategy": None,
+    "group_size": None,
+    "dynamic": False,
+}
+
+
+def _arguments(weight_format: IntegerFormat) -> dict[str, Any]:
+    return {
+        "num_bits": weight_format.bits,
+        "type": "int",
+        "symmetric": True,
+        "strategy": "channel" if weight_format.group_size is None else "group",
+        "group_size": weight_format.group_size,
+        "dynamic": False,
+    }
+
+
+def _layout(weight_format: IntegerFormat) -> str:
+    return INT8_LAYOUT if weight_format.bits == 8 else PACKED_LAYOUT
+
+
+def _patterns(found: Any, key: str) -> tuple[str, ...]:
+    if not isinstance(found, list) or not all(isinstance(pattern, str) for pattern in found):
+        raise BadCheckpoint(f"quantization_config: {key} is no list of names", remedy="Correct config.json")
+    for pattern in found:
+        try:
+            re.compile(pattern.removeprefix("re:"))
+        except re.error as error:
+            raise BadCheckpoint(f"quantization_config: pattern {pattern!r}: {error}", remedy="Correct it") from None
+    return tuple(found)
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(re.match(p[3:], name) if p.startswith("re:") else p == name for p in patterns)
+
+
+def _find(name: str, groups: list[_Group]) -> WeightFormat:
+    for group in groups:
+        if "Linear" in group.targets or _matches(name, group.targets):
+            return group.weight_format
+    return DENSE
+
+
+def write_quantization(assignment: Assignment) -> dict[str, Any] | None:
+    """The ``quantization_config`` of an assignment, None when everything is dense."""
+    used = sorted({f for f in assignment.values() if isinstance(f, IntegerFormat)}, key=lambda f: f.name)
+    if not used:
+        return None
+    members = {f: [name for name, other in assignment.items() if other == f] for f in used}
+    return {
+        "quant_method": METHOD,
+        "quantization_status": "compressed",
+        "format": _layout(used[0]) if len({_layout(f) for f in used}) == 1 else "mixed-precision",
+        "config_groups": {
+            f"group_{index}": {
+                "targets": ["Linear"] if len(used) == 1 else members[weight_format],
+                "weights": _arguments(weight_format),
+                "input_activations": None,
+                "output_activations": None,
+                "format": _layout(weight_format),
+            }
+            for index, weight_format in enumerate(used)
+        },
+        "ignore": [name for name, weight_format in assignment.items() if not isinstance(weight_format, IntegerFormat)],
+        "kv_cache_scheme": None,
+    }

@@ -1,0 +1,22 @@
+"""The weight formats, by the word users write."""
+
+from burnish.core.errors import BadRequest, nearest
+from burnish.models.formats.base import WeightFormat
+from burnish.models.formats.dense import DENSE
+from burnish.models.formats.integer import IntegerFormat
+
+_ALL: tuple[WeightFormat, ...] = (
+    DENSE,
+    IntegerFormat("int8", 8, None),
+    IntegerFormat("int4-g128", 4, 128),
+    IntegerFormat("int4-g64", 4, 64),
+    IntegerFormat("int4-g32", 4, 32),
+)
+FORMATS = {weight_format.name: weight_format for weight_format in _ALL}
+
+
+def get(name: str) -> WeightFormat:
+    """The format of that name. Raises ``BadRequest`` naming the nearest."""
+    if name not in FORMATS:
+        raise BadRequest(f"unknown weight format {name!r}", remedy=nearest(name, list(FORMATS)))
+    return FORMATS[name]

@@ -1,0 +1,29 @@
+"""From what a user calls a model to the path it lies at. Loads no torch."""
+
+from pathlib import Path
+
+import burnish
+from burnish.core.errors import NotFound
+
+BUILTIN = {"builtin": "stories", "builtin-draft": "draft"}
+REMEDY = "Name a model folder, a llama2.c .bin file, or 'builtin'"
+
+
+def locate(model: str) -> Path:
+    """The folder or file of ``model``: "builtin", "builtin-draft", a folder, or a llama2.c .bin file.
+
+    Raises ``NotFound`` when there is nothing there.
+    """
+    if model in BUILTIN:
+        folder = Path(burnish.__file__).parent / "builtin" / BUILTIN[model]
+        if not folder.is_dir():
+            raise NotFound(f"this installation has no model {model!r}", remedy="Install burnish again")
+        return folder
+    path = Path(model).expanduser()
+    try:
+        is_there = path.is_dir() or path.is_file()
+    except (OSError, ValueError):  # too long, or a null byte
+        is_there = False
+    if not model or not is_there:
+        raise NotFound(f"model {model[:200]!r} does not exist", remedy=REMEDY)
+    return path
