@@ -47,6 +47,8 @@ class ByteTokenizer:
 
     bos_token_id: int | None = BOS
     eos_token_ids: frozenset[int] = frozenset((EOS,))
+    special_ids: frozenset[int] = frozenset((BOS, EOS, PAD))
+    strips_first_space: bool = False
     vocab_size = VOCAB_SIZE
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:

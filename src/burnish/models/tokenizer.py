@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import tokenizers
 
@@ -85,15 +85,31 @@ class Tokenizer:
         return self._pieces.get(token_id, b"")
 
 
+class Pieces(Protocol):
+    """A vocabulary as a stream of text needs it."""
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Tokens that are not text."""
+        ...
+
+    @property
+    def strips_first_space(self) -> bool:
+        """Whether a text's first space belongs to the encoding, not to the text."""
+        ...
+
+    def piece(self, token_id: int) -> bytes:
+        """The bytes of one token."""
+        ...
+
+
 class TextStream:
     """Text of tokens as they come: the pushes and the finish together are the decoded whole, minus the prompt.
 
     A push returns what is certain: bytes that may be half a character wait for the next token.
     """
 
-    def __init__(
-        self, tokenizer: Tokenizer, prompt_tail: Sequence[int] = (), *, skip_special_tokens: bool = True
-    ) -> None:
+    def __init__(self, tokenizer: Pieces, prompt_tail: Sequence[int] = (), *, skip_special_tokens: bool = True) -> None:
         self._tokenizer, self._skipped = tokenizer, tokenizer.special_ids if skip_special_tokens else frozenset()
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._strip = tokenizer.strips_first_space
