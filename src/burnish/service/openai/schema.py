@@ -6,7 +6,7 @@ null stands for absent everywhere. Names of OpenAI's API that this server does n
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model_validator
 
 from burnish.core.errors import BadRequest, nearest
 
@@ -20,7 +20,16 @@ NOT_SERVED = frozenset(
 )
 INT64 = 2**63
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-StopText = Annotated[str, Field(min_length=1, max_length=1024)]
+
+
+def _whole_characters(text: str) -> str:
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("text holds half of a surrogate pair")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole_characters)]
+StopText = Annotated[Text, Field(min_length=1, max_length=1024)]
 
 
 class Body(BaseModel):
@@ -83,7 +92,7 @@ class GenerationBody(Body):
     top_k: int = Field(0, ge=0, lt=2**31)
     min_p: float = Field(0.0, ge=0, le=1)
     repetition_penalty: float = Field(1.0, gt=0, le=10)
-    cache_salt: str = Field("", max_length=256)
+    cache_salt: Text = Field("", max_length=256)
 
     @property
     def streams_usage(self) -> bool:
@@ -95,8 +104,8 @@ class CompletionBody(GenerationBody):
     """POST /v1/completions."""
 
     prompt: (
-        str
-        | Annotated[list[str], Field(fail_fast=True)]
+        Text
+        | Annotated[list[Text], Field(fail_fast=True)]
         | Annotated[list[TokenId], Field(fail_fast=True)]
         | Annotated[list[Annotated[list[TokenId], Field(fail_fast=True)]], Field(fail_fast=True)]
     )
@@ -110,14 +119,14 @@ class TextPart(Body):
     """A piece of a message's text."""
 
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class ChatMessage(Body):
     """One turn. ``developer`` is the newer name of ``system``."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(fail_fast=True)]
+    content: Text | Annotated[list[TextPart], Field(fail_fast=True)]
 
     @property
     def text(self) -> str:
@@ -146,7 +155,7 @@ class TokenizeBody(Body):
     """POST /tokenize: a ``prompt``, or ``messages`` rendered through the chat template."""
 
     model: str | None = None
-    prompt: str | None = None
+    prompt: Text | None = None
     messages: Annotated[list[ChatMessage], Field(fail_fast=True)] | None = Field(None, min_length=1)
     add_special_tokens: bool = True
 
