@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # the HTTP process assembles its app without torch
 
     from burnish.engine.engine import Engine
     from burnish.engine.worker import Build, EngineClient
-    from burnish.service.app import ServiceConfig
+    from burnish.service.config import ServiceConfig
 
 
 def build_engine(path: Path, config: EngineConfig, name: str) -> "tuple[Engine, ModelCard]":

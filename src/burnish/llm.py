@@ -76,7 +76,7 @@ class LLM:
 
         Raises ``BadRequest`` for a prompt that does not fit; then nothing was generated.
         """
-        listed = [prompts] if isinstance(prompts, str) else list(prompts)
+        listed: list[str | Sequence[int]] = [prompts] if isinstance(prompts, str) else list(prompts)
         outputs: dict[str, Output] = {}
         try:
             for prompt_index, prompt in enumerate(listed):
@@ -131,8 +131,13 @@ class LLM:
         with self._lock:
             return self._engine.load()
 
+    def _tokens(self, prompt: str) -> list[int]:
+        """Tokens of a prompt; an empty one starts from the beginning-of-sequence token, if the model has one."""
+        tokens, bos = self.tokenizer.encode(prompt), self.tokenizer.bos_token_id
+        return [bos] if not tokens and bos is not None else tokens
+
     def _requests(self, prompt: str | Sequence[int], sampling: Sampling) -> list[Request]:
-        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        tokens = self._tokens(prompt) if isinstance(prompt, str) else prompt
         return Request(request_id=str(next(self._ids)), prompt=tuple(tokens), sampling=sampling).choices()
 
     def _add(self, request: Request) -> None:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from burnish.core.errors import BadSettings
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineConfig:
@@ -28,9 +30,16 @@ class EngineConfig:
     def __post_init__(self) -> None:
         """Check what must hold between the fields."""
         if not 1 <= self.max_running <= self.step_tokens:
-            raise ValueError(f"max_running {self.max_running} must be 1 to step_tokens {self.step_tokens}")
-        if self.prefill_floor < 1 or self.prefill_share < self.prefill_floor:
-            raise ValueError(f"prefill_floor {self.prefill_floor} must be 1 to prefill_share {self.prefill_share}")
+            raise BadSettings(
+                f"max_running {self.max_running} is wrong", remedy=f"Use 1 to step_tokens, {self.step_tokens}"
+            )
+        if not 1 <= self.prefill_floor <= self.prefill_share:
+            remedy = f"Use 1 to prefill_share, {self.prefill_share}"
+            raise BadSettings(f"prefill_floor {self.prefill_floor} is wrong", remedy=remedy)
+        for name in ("block_size", "num_blocks", "kv_bytes", "max_waiting", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BadSettings(f"{name} {value} is wrong", remedy="Use 1 or more")
 
 
 class KeyShape(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 
 from burnish.core.errors import BadRequest, Overloaded
-from burnish.core.types import Event, FinishEvent, FinishReason, Load, Request, StartEvent, TextCodec, TokenEvent
+from burnish.core.types import Event, FinishEvent, FinishReason, Load, Request, StartEvent, TokenEvent
 from burnish.engine.admission import Limits, admit
 from burnish.engine.batch import make_batch
 from burnish.engine.blocks import BlockPool
@@ -19,10 +19,12 @@ from burnish.engine.sequence import Sequence
 from burnish.engine.step import ForwardStep, key_shape
 from burnish.engine.text import NoText, OutputText
 from burnish.models.decoder import Decoder
-from burnish.models.tokenizer import TextStream
+from burnish.models.tokenizer import Pieces, TextStream
+
+PROMPT_TAIL = 8  # tokens: more than one character, so that output may begin in the middle of one
 
 
-class Vocabulary(TextCodec, Protocol):
+class Vocabulary(Pieces, Protocol):
     """A tokenizer that knows which tokens end a generation."""
 
     @property
@@ -77,7 +79,8 @@ class Engine:
             raise Overloaded(f"{self.config.max_waiting} requests are waiting", remedy="Send the request again later")
         if request.request_id in self._sequences:
             raise BadRequest(f"request id {request.request_id!r} is in use", remedy="Choose another")
-        stream = TextStream(self._vocabulary) if self._vocabulary else NoText()
+        tail = request.prompt[-PROMPT_TAIL:]
+        stream = TextStream(self._vocabulary, tail) if self._vocabulary else NoText()
         text = OutputText(stream, request.sampling.stop)
         sequence = Sequence(request, max_output=max_output, arrival_s=self._clock(), text=text)
         self._sequences[request.request_id] = sequence

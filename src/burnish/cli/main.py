@@ -1,0 +1,98 @@
+"""The table of commands, and the one map from fault to exit code."""
+
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from burnish import __version__
+from burnish.core.errors import BadSettings, BurnishError, nearest
+
+COMMANDS = {
+    "up": "Measure a model, slim it, and serve the best variant.",
+    "serve": "Serve a model over an OpenAI-compatible API.",
+    "generate": "Continue a prompt.",
+    "chat": "Talk to a model in the terminal.",
+    "inspect": "Show what a model is made of and what it costs.",
+    "compress": "Write a slimmer variant of a model.",
+    "quality": "Measure perplexity, alone or against another model.",
+    "verify": "Prove on a model that batching and caching change nothing.",
+    "bench": "Measure the speed of the engine.",
+}
+
+
+class LazyCommands(TyperGroup):
+    """Finds ``burnish NAME`` in ``burnish.cli.NAME``, whose ``app`` it runs; help needs only the table."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Import the command that is used."""
+        if cmd_name not in COMMANDS:
+            raise BadSettings(f"unknown command {cmd_name!r}", remedy=nearest(cmd_name, list(COMMANDS)))
+        if cmd_name in sys.argv[1:2]:
+            command = typer.main.get_command(import_module(f"burnish.cli.{cmd_name}").app)
+        else:
+            command = typer.main.get_command(_summary(COMMANDS[cmd_name]))
+        command.name = cmd_name
+        return command
+
+
+def _summary(text: str) -> typer.Typer:
+    """A command that is only listed."""
+    listed = typer.Typer(add_completion=False)
+    listed.command(help=text)(lambda: None)
+    return listed
+
+
+app = typer.Typer(
+    cls=LazyCommands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+@app.callback(invoke_without_command=True)
+def burnish(
+    context: typer.Context,
+    version: bool = typer.Option(False, "--version", is_eager=True, help="Show the version and exit."),
+) -> None:
+    """Take a trained model to production: measure it, slim it, serve it."""
+    if version:
+        print(f"burnish {__version__}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # typer does not export it
+
+
+def main() -> None:
+    """Run the command line. A user's fault is one line on stderr and its exit code; never a traceback."""
+    try:
+        sys.exit(app(standalone_mode=False))
+    except BurnishError as error:
+        _fail(str(error), error.exit_code)
+    except UsageError as error:
+        _fail(f"{str(error).rstrip('.')}. See: burnish {' '.join(sys.argv[1:2])} --help", 2)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _fail(message: str, exit_code: int) -> None:
+    print(f"burnish: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Every link of the sampling chain with numbers small enough to check by hand."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from burnish.core.errors import BadRequest
+from burnish.core.types import Sampling
+from burnish.engine import sampling as chain
+from burnish.engine.sampling import Row, sample
+
+LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
+INF = float("-inf")
+
+
+def row(
+    sampling: Sampling, *, prompt: tuple[int, ...] = (), output: list[int] | None = None, uniform: float = 0.0
+) -> Row:
+    return Row(sampling, prompt, output or [], uniform)
+
+
+@pytest.mark.parametrize(
+    ("function", "sampling", "expected"),
+    [
+        (chain.add_bias, Sampling(logit_bias=((2, 5.0), (0, -1.0))), [1.0, 1.0, 5.0, -1.0]),
+        (chain.temper, Sampling(temperature=0.5), [4.0, 2.0, 0.0, -2.0]),
+        (chain.temper, Sampling(temperature=0), [2.0, 1.0, 0.0, -1.0]),
+        (chain.keep_top_k, Sampling(top_k=2), [2.0, 1.0, INF, INF]),
+        (chain.keep_top_k, Sampling(top_k=9), [2.0, 1.0, 0.0, -1.0]),
+        # probabilities 0.644, 0.237, 0.087, 0.032
+        (chain.keep_top_p, Sampling(top_p=0.6), [2.0, INF, INF, INF]),
+        (chain.keep_top_p, Sampling(top_p=0.65), [2.0, 1.0, INF, INF]),
+        (chain.keep_top_p, Sampling(top_p=1e-9), [2.0, INF, INF, INF]),
+        (chain.keep_min_p, Sampling(min_p=0.3), [2.0, 1.0, INF, INF]),  # e^-1 = 0.368
+        (chain.keep_min_p, Sampling(min_p=0.4), [2.0, INF, INF, INF]),
+    ],
+)
+def test_link(function: chain.Logits, sampling: Sampling, expected: list[float]) -> None:
+    assert function(LOGITS, (row(sampling),)).tolist() == [expected]
+
+
+def test_presence_and_frequency_count_the_output_only() -> None:
+    state = (row(Sampling(presence_penalty=0.5, frequency_penalty=0.25), prompt=(3,), output=[0, 0, 1]),)
+    assert chain.penalize_presence(LOGITS, state).tolist() == [[1.0, 0.25, 0.0, -1.0]]
+
+
+def test_repetition_counts_prompt_and_output() -> None:
+    state = (row(Sampling(repetition_penalty=2.0), prompt=(3,), output=[0]),)
+    assert chain.penalize_repetition(LOGITS, state).tolist() == [[1.0, 1.0, 0.0, -2.0]]
+
+
+def test_inputs_are_never_changed_and_other_rows_stay() -> None:
+    logits = LOGITS.repeat(2, 1)
+    asks = Sampling(logit_bias=((0, 1.0),), presence_penalty=1.0, repetition_penalty=2.0, top_k=1, top_p=0.5, min_p=0.9)
+    for function in chain.CHAIN:
+        if function is chain.temper:
+            continue
+        out = function(logits, (row(asks, output=[1]), row(Sampling())))
+        assert torch.equal(logits, LOGITS.repeat(2, 1))
+        assert torch.equal(out[1], LOGITS[0])
+
+
+def test_drawn_tokens_follow_the_distribution() -> None:
+    """Evenly spaced uniforms must hit every token in proportion to its probability: exact up to one in 10,000."""
+    count = 10_000
+    state = tuple(row(Sampling(), uniform=(i + 0.5) / count) for i in range(count))
+    drawn = Counter(chain.draw(LOGITS.expand(count, -1), state))
+    for token, probability in enumerate(LOGITS[0].softmax(0).tolist()):
+        assert abs(drawn[token] - probability * count) <= 1
+
+
+@given(
+    logits=st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=12),
+    uniform=st.floats(0, 1, exclude_max=True),
+    top_k=st.integers(0, 12),
+    top_p=st.floats(0.01, 1),
+)
+def test_a_draw_never_leaves_what_was_kept(logits: list[float], uniform: float, top_k: int, top_p: float) -> None:
+    state = (row(Sampling(top_k=top_k, top_p=top_p), uniform=uniform),)
+    kept = chain.keep_top_p(chain.keep_top_k(torch.tensor([logits]), state), state)
+    [token] = chain.draw(kept, state)
+    assert math.isfinite(kept[0, token])
+
+
+def test_a_row_does_not_depend_on_its_batch() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(7, 50)
+    asks = [
+        Sampling(temperature=0.7, top_p=0.9),
+        Sampling(temperature=0),
+        Sampling(top_k=5, min_p=0.1),
+        Sampling(repetition_penalty=1.3, frequency_penalty=0.5),
+        Sampling(logit_bias=((3, 4.0),)),
+        Sampling(temperature=1.8),
+        Sampling(logprobs=3),
+    ]
+    state = tuple(row(s, output=[1, 2, 2], uniform=0.37 + i / 20) for i, s in enumerate(asks))
+    together = sample(logits, state)
+    alone = [sample(logits[i : i + 1], state[i : i + 1])[0] for i in range(7)]
+    assert together == alone
+
+
+def test_logprobs_are_of_the_model_not_of_the_filters() -> None:
+    sampling = Sampling(temperature=0.1, top_k=1, logit_bias=((3, 100.0),), logprobs=2)
+    [chosen] = sample(LOGITS, (row(sampling),))
+    scores = LOGITS[0].log_softmax(0)
+    assert chosen.token_id == 3
+    assert chosen.logprobs is not None
+    assert chosen.logprobs.logprob == pytest.approx(float(scores[3]))
+    assert [a.token_id for a in chosen.logprobs.top] == [0, 1]
+
+
+def test_logits_that_are_no_numbers_fail_their_row_only() -> None:
+    logits = LOGITS.repeat(3, 1)
+    logits[1, 2] = float("nan")
+    first, broken, last = sample(logits, tuple(row(Sampling(temperature=0)) for _ in range(3)))
+    assert (first.token_id, broken.token_id, last.token_id) == (0, None, 0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": -0.1},
+        {"temperature": float("nan")},
+        {"top_p": 0},
+        {"top_p": 1.1},
+        {"top_k": -1},
+        {"min_p": 2},
+        {"presence_penalty": 2.1},
+        {"frequency_penalty": -3},
+        {"repetition_penalty": 0},
+        {"max_tokens": 0},
+        {"n": 0},
+        {"logprobs": -1},
+        {"stop": ("",)},
+        {"logit_bias": ((1, 101.0),)},
+    ],
+)
+def test_values_out_of_range_are_refused_with_a_remedy(wrong: dict[str, object]) -> None:
+    with pytest.raises(BadRequest) as caught:
+        Sampling(**wrong)  # type: ignore[arg-type]
+    assert caught.value.remedy
+    assert caught.value.param in wrong
+    assert "\n" not in str(caught.value)
