@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import NamedTuple, Protocol
@@ -175,7 +175,7 @@ class EngineClient:
         self._supervisor = asyncio.create_task(self._supervise())
         return await self._first_start
 
-    async def submit(self, request: Request) -> AsyncIterator[Event]:
+    async def submit(self, request: Request) -> AsyncGenerator[Event, None]:
         """Events of one request; closing the iterator aborts it."""
         if self._card is None or self._process is None or not self._load.ready or self._is_draining:
             reason = "the server is shutting down" if self._is_draining else "the engine is starting"

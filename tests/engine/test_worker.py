@@ -1,0 +1,187 @@
+"""The engine in its own process: real processes, real pipes, real deaths."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from burnish.core.errors import BadCheckpoint, Overloaded, PromptTooLong, Unavailable
+from burnish.core.types import Event, FinishEvent, ModelCard, Request, TokenEvent
+from burnish.engine.config import EngineConfig
+from burnish.engine.engine import Engine
+from burnish.engine.worker import Build, EngineClient, SupervisorConfig
+from tests.engine.conftest import end, request, run, tokens
+from tests.tiny import VOCAB_SIZE, ByteTokenizer, tiny_decoder
+
+pytestmark = pytest.mark.anyio
+CARD = ModelCard(name="tiny", vocab_size=VOCAB_SIZE, max_positions=512, max_request_tokens=512, weights="dense")
+CONFIG = EngineConfig(num_blocks=64, block_size=8, threads=1)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Breakable(Engine):
+    """Does on purpose what engines do by accident, when a prompt begins with a magic token."""
+
+    def step(self) -> list[Event]:
+        begins = {sequence.tokens[0] for sequence in self._sequences.values()}
+        if 250 in begins:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if 251 in begins:
+            self._scheduler.schedule()
+            raise RuntimeError("this step is broken")
+        if 252 in begins:
+            time.sleep(60)
+        return super().step()
+
+
+def build() -> tuple[Engine, ModelCard]:
+    return Breakable(tiny_decoder(seed=3), ByteTokenizer(), CONFIG), CARD
+
+
+def refuse() -> tuple[Engine, ModelCard]:
+    raise BadCheckpoint("there is no such model", remedy="Check the path")
+
+
+def die() -> tuple[Engine, ModelCard]:
+    os._exit(7)
+
+
+def count_starts(file: Path) -> tuple[Engine, ModelCard]:
+    with file.open("a") as log:
+        log.write("start\n")
+    return build()
+
+
+@asynccontextmanager
+async def client(start: Build = build, **supervision: float) -> AsyncIterator[EngineClient]:
+    made = EngineClient(start, SupervisorConfig(**supervision))  # type: ignore[arg-type]
+    try:
+        assert await made.start() == CARD
+        yield made
+    finally:
+        await made.close()
+
+
+async def collect(engine: EngineClient, item: Request) -> list[Event]:
+    return [event async for event in engine.submit(item)]
+
+
+async def eventually(condition: Callable[[], bool], within_s: float = 20.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        await asyncio.sleep(0.02)
+
+
+async def test_answers_equal_those_of_an_engine_in_this_process() -> None:
+    items = [request(str(n), [n] * (3 + n)) for n in range(8)]
+    local = run(Engine(tiny_decoder(seed=3), ByteTokenizer(), CONFIG), items)
+    async with client() as engine:
+        answers = await asyncio.gather(*(collect(engine, item) for item in items))
+        await eventually(lambda: engine.load().used_blocks == 0)
+        assert [tokens(events) for events in answers] == [tokens(local[str(n)]) for n in range(8)]
+        assert engine.load().ready
+        with pytest.raises(PromptTooLong):
+            await collect(engine, request("long", [1] * 600))
+
+
+async def test_closing_the_iterator_frees_the_blocks() -> None:
+    async with client() as engine:
+        events = engine.submit(request("r", [1] * 20, max_tokens=400))
+        async for event in events:
+            if isinstance(event, TokenEvent):
+                break
+        assert engine.load().used_blocks > 0
+        await events.aclose()
+        steps = engine.load().steps
+        await eventually(lambda: engine.load().used_blocks == 0)
+        assert engine.load().steps <= steps + 2, "within one engine step of the abort's arrival"
+
+
+async def test_a_killed_engine_fails_its_requests_and_comes_back() -> None:
+    async with client() as engine:
+        steady = asyncio.create_task(collect(engine, request("steady", [1] * 5, max_tokens=400)))
+        await eventually(lambda: engine.load().steps > 0)
+        first = engine.pid
+        fatal = await collect(engine, request("fatal", [250, 1]))
+        for events in (fatal, await steady):
+            assert end(events).reason == "error"
+            assert "again" in (end(events).error or "")
+        assert not engine.load().ready
+        with pytest.raises(Unavailable):
+            await collect(engine, request("early", [1]))
+        await eventually(lambda: engine.load().ready)
+        assert engine.pid != first
+        assert engine.num_restarts == 1
+        assert end(await collect(engine, request("after", [1, 2]))).reason == "length"
+
+
+async def test_a_broken_step_fails_its_batch_only() -> None:
+    async with client() as engine:
+        first = engine.pid
+        events = await collect(engine, request("broken", [251, 1]))
+        assert "this step is broken" in (end(events).error or "")
+        assert end(await collect(engine, request("after", [1, 2]))).reason == "length"
+        assert engine.pid == first
+
+
+async def test_an_engine_without_progress_is_given_up() -> None:
+    async with client(stall_s=1.0) as engine:
+        events = await collect(engine, request("stuck", [252, 1]))
+        assert end(events).reason == "error"
+        await eventually(lambda: engine.load().ready)
+        assert end(await collect(engine, request("after", [1, 2]))).reason == "length"
+
+
+async def test_a_model_that_cannot_be_loaded_says_why_once(tmp_path: Path) -> None:
+    with pytest.raises(BadCheckpoint, match="no such model"):
+        await EngineClient(refuse).start()
+    with pytest.raises(Unavailable, match="died"):
+        await EngineClient(die).start()
+
+
+async def test_drain_takes_nothing_new_and_finishes_what_runs(tmp_path: Path) -> None:
+    async with client(partial(count_starts, tmp_path / "starts")) as engine:
+        running = asyncio.create_task(collect(engine, request("r", [1] * 5, max_tokens=60)))
+        await eventually(lambda: engine.load().running == 1)
+        draining = asyncio.create_task(engine.drain())
+        await asyncio.sleep(0)
+        assert not engine.load().ready
+        with pytest.raises(Unavailable, match="shutting down"):
+            await collect(engine, request("late", [1]))
+        await draining
+        assert len(tokens(await running)) == 60
+    assert (tmp_path / "starts").read_text() == "start\n"
+
+
+async def test_too_many_requests_in_flight_are_refused() -> None:
+    async with client(max_in_flight=1) as engine:
+        first = engine.submit(request("a", [1], max_tokens=400))
+        await anext(first)
+        with pytest.raises(Overloaded):
+            await collect(engine, request("b", [1]))
+        await first.aclose()
+
+
+async def test_nothing_is_left_behind() -> None:
+    made = EngineClient(build)
+    await made.start()
+    pid = made.pid
+    assert pid is not None
+    pending = asyncio.create_task(collect(made, request("r", [1], max_tokens=400)))
+    await eventually(lambda: made.load().running == 1)
+    await made.close()
+    assert isinstance((await pending)[-1], FinishEvent)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert made.pid is None
