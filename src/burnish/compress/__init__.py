@@ -1,0 +1,1 @@
+"""Model in, smaller model and a record of what was done out. Serving never imports it."""

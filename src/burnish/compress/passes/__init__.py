@@ -1,0 +1,1 @@
+"""One way to choose the stored values of a layer per file."""

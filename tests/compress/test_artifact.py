@@ -1,0 +1,101 @@
+"""The artifact from end to end: written, read back bit for bit, opened by transformers, tampering noticed."""
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from burnish.compress.recipe import find_recipe
+from burnish.compress.walk import compress
+from burnish.models.checkpoint import Loaded, load_decoder, save_checkpoint
+from burnish.models.probe import golden_logits
+from burnish.registry.artifact import check_files, content_hash, read_manifest
+from burnish.registry.golden import deviations
+from tests.compress.joining import write_artifact
+from tests.tiny import tiny_decoder
+
+PROMPTS = ((1, 2, 3, 4, 5), (250, 9), (77,))
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "parent"
+    save_checkpoint(tiny_decoder(tied_embeddings=False, hidden_size=128, inner_size=352), folder, family="llama")
+    return folder
+
+
+def make(parent: Path, out: Path, recipe: str) -> Loaded:
+    loaded = load_decoder(parent)
+    records = compress(loaded.decoder, find_recipe(recipe))
+    write_artifact(loaded, parent, out, recipe=recipe, records=records)
+    return loaded
+
+
+@pytest.mark.parametrize(("recipe", "weights"), [("int8", "int8"), ("int4", "int4-g128"), ("int4-g32", "int4-g32")])
+def test_what_is_loaded_computes_what_was_compressed_bit_for_bit(
+    parent: Path, tmp_path: Path, recipe: str, weights: str
+) -> None:
+    out = tmp_path / "out"
+    made = make(parent, out, recipe)
+    loaded = load_decoder(out)
+    assert loaded.weights == weights
+    assert np.array_equal(golden_logits(loaded.decoder, PROMPTS), golden_logits(made.decoder, PROMPTS))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_manifest_tells_the_story(parent: Path, tmp_path: Path) -> None:
+    make(parent, tmp_path / "out", "int4")
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest is not None
+    assert (manifest.recipe, manifest.weights) == ("int4", "int4-g128")
+    assert (manifest.parent.name, manifest.parent.sha256) == ("parent", content_hash(parent))
+    assert {record.format for record in manifest.records} == {"int4-g128", "int4-g64", "int4-g32"}
+    assert check_files(tmp_path / "out", manifest) == ()
+    size = sum(path.stat().st_size for path in (tmp_path / "out").glob("*.safetensors"))
+    kept = sum(record.bytes_before - record.bytes_after for record in manifest.records)
+    assert size == pytest.approx((parent / "model.safetensors").stat().st_size - kept, abs=8192)
+
+
+def test_the_golden_check_passes_and_notices_one_byte(parent: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    make(parent, out, "int8")
+    manifest = read_manifest(out)
+    assert manifest is not None
+    golden = manifest.golden
+    assert deviations(golden, golden_logits(load_decoder(out).decoder, golden.prompts)) == []
+    weights = out / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[_last_byte_of(data, "model.layers.0.self_attn.v_proj.weight_scale")] ^= 2
+    weights.write_bytes(data)
+    assert check_files(out, manifest) == ("model.safetensors",)
+    assert deviations(golden, golden_logits(load_decoder(out).decoder, golden.prompts))
+
+
+def _last_byte_of(data: bytearray, tensor: str) -> int:
+    """The exponent's byte of a tensor's last float in a safetensors file."""
+    length = int.from_bytes(data[:8], "little")
+    end: int = json.loads(data[8 : 8 + length])[tensor]["data_offsets"][1]
+    return 8 + length + end - 1
+
+
+def by_transformers(folder: Path) -> NDArray[np.float32]:
+    """Logits after each prompt as transformers computes them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the oracle, not ours
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        with torch.inference_mode():
+            rows = [model(torch.tensor([prompt])).logits[0, -1].numpy() for prompt in PROMPTS]
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("recipe", ["int8", "int4"])  # int4: three group sizes in one model
+def test_transformers_opens_the_artifact_and_agrees(parent: Path, tmp_path: Path, recipe: str) -> None:
+    make(parent, tmp_path / "out", recipe)
+    ours = golden_logits(load_decoder(tmp_path / "out").decoder, PROMPTS)
+    np.testing.assert_allclose(by_transformers(tmp_path / "out"), ours, atol=1e-3 * ours.std())
