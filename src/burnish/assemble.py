@@ -1,32 +1,99 @@
-"""A model and settings become an engine and an app: the only place where concrete classes of rooms meet."""
+"""A model and settings become an engine and an app: the only place where concrete classes of rooms meet.
 
+Rooms that load torch are imported where they are used: the HTTP process assembles its app without it.
+"""
+
+import socket
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from burnish.core.errors import VerificationFailed
+from burnish.core.records import LayerRecord
 from burnish.core.types import ModelCard
 from burnish.engine.config import EngineConfig
+from burnish.registry.artifact import Manifest, describe, new_folder, read_manifest, write_manifest
+from burnish.registry.golden import deviations, golden_prompts, make_golden, refuse_foreign
 
-if TYPE_CHECKING:  # the HTTP process assembles its app without torch
+if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from burnish.engine.engine import Engine
-    from burnish.engine.worker import Build, EngineClient
+    from burnish.engine.worker import EngineClient
+    from burnish.models.checkpoint import Loaded
     from burnish.service.config import ServiceConfig
 
 
-def build_engine(path: Path, config: EngineConfig, name: str) -> "tuple[Engine, ModelCard]":
-    """Load a model folder and make its engine.
+class Origin(NamedTuple):
+    """What an artifact was made of."""
 
-    Raises ``BadCheckpoint`` when the folder cannot be loaded, ``VerificationFailed`` when the model does not
-    reproduce the golden logits of its manifest.
+    parent: Path
+    recipe: str
+    records: Sequence[LayerRecord]
+
+
+def load_checked(path: Path) -> "Loaded":
+    """Load a model; one with a manifest must reproduce its golden logits.
+
+    Raises ``BadCheckpoint`` for a folder that cannot be loaded, ``VerificationFailed`` for one that computes
+    something else than its manifest says.
     """
-    from burnish.engine.engine import Engine
     from burnish.models.checkpoint import load_decoder
+    from burnish.models.golden import golden_logits
+
+    loaded, manifest = load_decoder(path), read_manifest(path)
+    if manifest is None:
+        return loaded
+    shape = loaded.decoder.config
+    refuse_foreign(manifest.golden, shape.vocab_size, shape.max_positions)
+    found = deviations(manifest.golden, golden_logits(loaded.decoder, manifest.golden.prompts))
+    if found:
+        worst = max(found, key=lambda d: abs(d.computed - d.expected))
+        raise VerificationFailed(
+            f"{str(path)!r} does not reproduce its golden logits: {len(found)} figures differ, "
+            f"the worst is {worst.computed:.5g} instead of {worst.expected:.5g}",
+            remedy="Make the artifact again from its parent",
+        )
+    return loaded
+
+
+def write_artifact(loaded: "Loaded", origin: Origin, out: Path) -> Manifest:
+    """Write a compressed model: Hugging Face layout, its parent's tokenizer, and the manifest that proves it.
+
+    ``out`` appears whole or not at all. Raises ``BadSettings`` when it exists already.
+    """
+    import torch
+
+    from burnish.models.checkpoint import save_checkpoint
+    from burnish.models.golden import golden_logits
+    from burnish.models.tokenizer import save_tokenizer
+
+    decoder = loaded.decoder
+    with new_folder(out) as staging:
+        save_checkpoint(decoder, staging, family=loaded.family, dtype=torch.bfloat16, raw_config=loaded.raw_config)
+        save_tokenizer(origin.parent, staging)
+        stored = load_checked(staging)  # what is proven is what is stored
+        prompts = golden_prompts(decoder.config.vocab_size, decoder.config.max_positions)
+        manifest = describe(
+            staging,
+            parent=origin.parent,
+            recipe=origin.recipe,
+            weights=stored.weights,
+            records=origin.records,
+            golden=make_golden(prompts, golden_logits(stored.decoder, prompts)),
+        )
+        write_manifest(staging, manifest)
+    return manifest
+
+
+def build_engine(path: Path, config: EngineConfig, name: str) -> "tuple[Engine, ModelCard]":
+    """Load a model and make its engine. Raises as ``load_checked``."""
+    from burnish.engine.engine import Engine
     from burnish.models.tokenizer import load_tokenizer
 
-    loaded = load_decoder(path)
+    loaded = load_checked(path)
     engine = Engine(loaded.decoder, load_tokenizer(path), config)
     card = ModelCard(
         name=name,
@@ -39,14 +106,30 @@ def build_engine(path: Path, config: EngineConfig, name: str) -> "tuple[Engine, 
     return engine, card
 
 
-def engine_builder(path: Path, config: EngineConfig, name: str) -> "Build":
-    """``build_engine`` for the engine's own process."""
-    return partial(build_engine, path, config, name)
-
-
 def build_app(client: "EngineClient", path: Path, card: ModelCard, config: "ServiceConfig") -> "FastAPI":
     """The HTTP app of a running engine."""
     from burnish.models.tokenizer import load_tokenizer
     from burnish.service.app import create_app
 
-    return create_app(client, load_tokenizer(path), card, config)
+    return create_app(client, load_tokenizer(path), card, config, engine_ready=lambda: client.load().ready)
+
+
+async def serve_model(
+    path: Path,
+    name: str,
+    listener: socket.socket,
+    *,
+    engine: EngineConfig,
+    service: "ServiceConfig",
+    announce: Callable[[str], None],
+) -> None:
+    """Run the engine in its own process and serve it until SIGTERM or SIGINT. ``announce`` is told the URL."""
+    from burnish.engine.worker import EngineClient
+    from burnish.service.server import serve
+
+    client = EngineClient(partial(build_engine, path, engine, name))
+    try:
+        card = await client.start()
+        await serve(build_app(client, path, card, service), listener, announce=announce)
+    finally:
+        await client.close()

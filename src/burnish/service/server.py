@@ -18,30 +18,37 @@ LAST_BYTES_S = 2  # after the drain: time for connections to close
 
 def bind(host: str, port: int) -> socket.socket:
     """A listening TCP socket; port 0 takes any free one. Raises ``BadSettings`` when it cannot be had."""
+    if not 0 <= port <= 65535:
+        raise BadSettings(f"there is no port {port}", remedy="Choose one from 0 to 65535")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (OSError, OverflowError, UnicodeError):
+    except (OSError, UnicodeError):
         raise BadSettings(f"cannot listen on {host!r}, port {port}: no such address", remedy="Check --host") from None
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(2048)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         listener.close()
         raise _refused(host, port, error) from None
     return listener
 
 
 def run_server(app: FastAPI, host: str, port: int, *, announce: Callable[[str], None] | None = None) -> None:
+    """``serve`` on an event loop of its own. Raises ``BadSettings`` when the port is in use."""
+    with bind(host, port) as listener:
+        asyncio.run(serve(app, listener, announce=announce))
+
+
+async def serve(app: FastAPI, listener: socket.socket, *, announce: Callable[[str], None] | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return; a second SIGINT ends at once.
 
-    ``announce`` is told the URL once requests are taken. Raises ``BadSettings`` when the port is in use.
+    ``announce`` is told the URL once requests are taken.
     """
-    with bind(host, port) as listener:
-        bound_host, bound_port = listener.getsockname()[:2]
-        url = f"http://[{bound_host}]:{bound_port}" if ":" in bound_host else f"http://{bound_host}:{bound_port}"
-        DrainingServer(app, url, announce).run(sockets=[listener])
+    bound_host, bound_port = listener.getsockname()[:2]
+    url = f"http://[{bound_host}]:{bound_port}" if ":" in bound_host else f"http://{bound_host}:{bound_port}"
+    await DrainingServer(app, url, announce).serve(sockets=[listener])
 
 
 class DrainingServer(uvicorn.Server):
@@ -98,8 +105,8 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = True
 
 
-def _refused(host: str, port: int, error: Exception) -> BadSettings:
-    match getattr(error, "errno", None):
+def _refused(host: str, port: int, error: OSError) -> BadSettings:
+    match error.errno:
         case errno.EADDRINUSE:
             return BadSettings(f"port {port} on {host} is in use", remedy="Choose another with --port")
         case errno.EACCES:

@@ -1,0 +1,63 @@
+"""burnish serve: a model over an OpenAI-compatible API."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from burnish.assemble import serve_model
+from burnish.cli.options import ApiKeys, Host, Port, ServerSettings, SettingsFile, Threads, server_settings
+from burnish.cli.output import Model, err
+from burnish.models.locate import locate
+from burnish.service.server import bind
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def serve(
+    model: Model = "builtin",
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    api_key: ApiKeys = None,
+    name: Annotated[str | None, typer.Option(help="The model's name in the API; its folder's by default.")] = None,
+    threads: Threads = None,
+    settings: SettingsFile = None,
+) -> None:
+    """Serve a model over an OpenAI-compatible API, with a chat page at /."""
+    path = locate(model)
+    configured = server_settings(settings, api_keys=api_key, threads=threads)
+    run(path, name or served_name(model, path), host, port, configured)
+
+
+def run(path: Path, name: str, host: str, port: int, settings: ServerSettings) -> None:
+    """Listen first, so that a port in use is told before a model is loaded; then load and serve."""
+    with bind(host, port) as listener:
+        err.print(f"Loading [bold]{name}[/] ...", highlight=False)
+        engine, service = settings
+        asyncio.run(
+            serve_model(
+                path,
+                name,
+                listener,
+                engine=engine,
+                service=service,
+                announce=lambda url: announce(url, name, needs_key=bool(service.api_keys)),
+            )
+        )
+
+
+def served_name(model: str, path: Path) -> str:
+    """How the API calls a model: its own name, or that of its folder."""
+    return model if model.startswith("builtin") else path.resolve().stem
+
+
+def announce(url: str, name: str, *, needs_key: bool) -> None:
+    """Say what to open, and show a request that works."""
+    key = '-H "Authorization: Bearer $KEY" ' if needs_key else ""
+    err.print(f"\nServing [bold]{name}[/]. Open [bold]{url}/[/] to chat, or try:\n", highlight=False)
+    body = f'{{"model": "{name}", "stream": true, "messages": [{{"role": "user", "content": "Tell me a story."}}]}}'
+    command = f"curl -N {url}/v1/chat/completions {key}-H 'Content-Type: application/json' -d '{body}'"
+    err.print(command, highlight=False, markup=False, soft_wrap=True)
+    err.print("\nCtrl-C stops.", highlight=False)
