@@ -104,7 +104,7 @@ def paged_attention(
             positions,
             (scale, window, softcap),
         )
-        out[rows] = mixed.view(-1, *q.shape[1:])
+        out[rows] = mixed.reshape(-1, *q.shape[1:])
     return out
 
 

@@ -169,7 +169,8 @@ _ROWS = (
         write_gemma,
         {"qk_norm": True, "norm_offset": 1.0, "norm_outputs": True},
         tied_by_default=True,
-        forbidden={"use_bidirectional_attention": False},
+        # transformers reads this cap and never applies it, so a checkpoint that names one is ambiguous
+        forbidden={"use_bidirectional_attention": False, "attn_logit_softcapping": None},
     ),
     Family(
         "gpt2",

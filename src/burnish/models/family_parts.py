@@ -137,11 +137,10 @@ def _windows(raw: Raw, default_kinds: list[str]) -> Fields:
 
 
 def gemma_scales(raw: Raw, so_far: Fields) -> Fields:
-    """Gemma's scaled embedding and scores, soft caps and rotation of windowed layers."""
+    """Gemma's scaled embedding and scores, capped logits and rotation of windowed layers."""
     return {
         "embedding_scale": float(so_far["hidden_size"]) ** 0.5,
         "attention_scale": number(raw, "query_pre_attn_scalar", 256.0) ** -0.5,
-        "attention_softcap": optional_number(raw, "attn_logit_softcapping"),
         "logit_softcap": optional_number(raw, "final_logit_softcapping"),
         "window_rope_theta": read_window_theta(raw, 10000.0),
     }
@@ -193,9 +192,9 @@ def write_gemma(config: DecoderConfig) -> Fields:
     """Reverse of the Gemma readers."""
     written = write_qwen(config)
     written["hidden_activation"] = written.pop("hidden_act")
-    written["query_pre_attn_scalar"] = round((config.attention_scale or config.head_dim**-0.5) ** -2, 6)
+    scalar = round((config.attention_scale or config.head_dim**-0.5) ** -2, 6)
+    written["query_pre_attn_scalar"] = int(scalar) if scalar.is_integer() else scalar
     written["rope_local_base_freq"] = config.window_rope_theta
-    written["attn_logit_softcapping"] = config.attention_softcap
     written["final_logit_softcapping"] = config.logit_softcap
     return written
 
