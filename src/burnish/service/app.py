@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware import Middleware
 from starlette.exceptions import HTTPException
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from burnish import __version__
 from burnish.core.errors import BurnishError
@@ -31,6 +31,8 @@ from burnish.service.openai.shapes import (
 )
 from burnish.service.page import serve
 
+SSE = "text/event-stream"
+
 
 class Route(NamedTuple):
     """A path and what answers it; ``shape`` describes the answer in /openapi.json."""
@@ -39,12 +41,13 @@ class Route(NamedTuple):
     path: str
     endpoint: Callable[..., Any]
     shape: Any = None
-    response: type[Response] | None = None
+    response: type[Response] = JSONResponse
+    also: str | None = None  # a second content type of a 200
 
 
 ROUTES = (
-    Route("POST", "/v1/chat/completions", chat.create_chat_completion, ChatCompletion),
-    Route("POST", "/v1/completions", completions.create_completion, TextCompletion),
+    Route("POST", "/v1/chat/completions", chat.create_chat_completion, ChatCompletion, also=SSE),
+    Route("POST", "/v1/completions", completions.create_completion, TextCompletion, also=SSE),
     Route("GET", "/v1/models", models.list_models, ModelList),
     Route("GET", "/v1/models/{model:path}", models.retrieve_model, ModelShape),
     Route("POST", "/tokenize", tokenize.tokenize, Tokens),
@@ -93,12 +96,13 @@ def create_app(
 
 
 def _add(app: FastAPI, route: Route) -> None:
-    options: dict[str, Any] = {"response_class": route.response} if route.response else {}
+    content = {route.also: {"schema": {"type": "string"}}} if route.also else {}
     app.add_api_route(
         route.path,
         route.endpoint,
         methods=[route.method],
         response_model=route.shape,
+        response_class=route.response,
+        responses={200: {"content": content}} if content else {},
         description=route.endpoint.__doc__,
-        **options,
     )
