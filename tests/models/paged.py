@@ -1,6 +1,7 @@
 """A small paged cache with scattered blocks: what an engine gives the decoder, spelt out."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ class PagedCache:
             self.lengths[i] += len(pieces[i])
         with torch.no_grad():
             logits = self.decoder.logits(self.decoder(tokens, positions, self._attend(pieces, active, positions)))
-        rows = iter(logits.split([len(pieces[i]) for i in active]))
+        rows = iter(torch.split(logits, [len(pieces[i]) for i in active]))
         return [next(rows) if piece else logits[:0] for piece in pieces]
 
     def _attend(self, pieces: Sequence[Sequence[int]], active: list[int], positions: Tensor) -> Attend:
@@ -48,8 +49,8 @@ class PagedCache:
             keys, values = self.pools[rule.layer]
             ops.write_keys(keys, slots, k)
             ops.write_keys(values, slots, v)
-            options = {"scale": rule.scale, "softcap": rule.softcap}
-            return ops.paged_attention(q, keys, values, layout, window=rule.window, **options)
+            rest: dict[str, Any] = {"window": rule.window, "softcap": rule.softcap}
+            return ops.paged_attention(q, keys, values, layout, scale=rule.scale, **rest)
 
         return attend
 
