@@ -156,7 +156,7 @@ class Context:
         )
         rows = torch.cat([self.q[s][first:end] for s, (first, end) in spans.items()])
         out = ops.paged_attention(rows, self.keys, self.values, layout, **{"scale": DIM**-0.5} | rule)
-        return dict(zip(members, torch.split(out, layout.query_lens), strict=True))
+        return dict(zip(members, torch.split(out, list(layout.query_lens)), strict=True))
 
     def truth(self, s: int, *, window: int | None = None, softcap: float | None = None) -> Tensor:
         """Dense attention in float64."""

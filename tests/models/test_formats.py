@@ -1,0 +1,243 @@
+"""Weight formats: packing is exact, equal to compressed-tensors' own, and survives checkpoints both ways."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from compressed_tensors.compressors.pack_quantized import pack_to_int32, unpack_from_int32
+from compressed_tensors.quantization import QuantizationConfig
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from burnish.core.errors import BadCheckpoint, BadRequest
+from burnish.models.checkpoint import load_decoder, save_checkpoint
+from burnish.models.decoder import Decoder
+from burnish.models.formats.integer import IntegerFormat, Quantized
+from burnish.models.formats.quantization_config import read_assignment, write_quantization
+from burnish.models.formats.table import FORMATS, get
+from burnish.models.layers.linear import Linear
+from tests.models import oracle
+from tests.models.paged import whole_logits
+from tests.tiny import tiny_decoder
+
+INTEGERS = [f for f in FORMATS.values() if isinstance(f, IntegerFormat)]
+EIGHT, FOUR = FORMATS["int8"], FORMATS["int4-g32"]
+
+
+def quantize(weight: Tensor, weight_format: IntegerFormat) -> Quantized:
+    """Round to nearest, the plainest way to choose codes."""
+    grouped = weight.view(weight.shape[0], weight_format.num_groups(weight.shape[1]), -1)
+    scales = (grouped.abs().amax(-1) / (-weight_format.lowest - 0.5)).half().float()
+    codes = (grouped / scales.unsqueeze(-1)).round().clamp(weight_format.lowest, weight_format.highest)
+    return Quantized(codes.view_as(weight).to(torch.int8), scales)
+
+
+def quantize_all(decoder: Decoder, weight_format: IntegerFormat) -> Decoder:
+    for layer in decoder.layers.modules():
+        if isinstance(layer, Linear):
+            layer.store(weight_format, weight_format.pack(quantize(layer.weight, weight_format)))
+    return decoder
+
+
+def linear(decoder: Decoder, name: str) -> Linear:
+    layer = decoder.get_submodule(name)
+    assert isinstance(layer, Linear)
+    return layer
+
+
+@pytest.mark.parametrize("weight_format", INTEGERS, ids=lambda f: f.name)
+@given(st.integers(1, 5), st.integers(1, 3), st.integers(0, 2**31))
+def test_packing_keeps_every_code_and_scale(weight_format: IntegerFormat, outputs: int, groups: int, seed: int) -> None:
+    inputs = groups * (weight_format.group_size or 8)
+    generator = torch.Generator().manual_seed(seed)
+    limits = (weight_format.lowest, weight_format.highest + 1)
+    codes = torch.randint(*limits, (outputs, inputs), dtype=torch.int8, generator=generator)
+    scales = torch.rand(outputs, weight_format.num_groups(inputs), generator=generator)
+    packed = weight_format.pack(Quantized(codes, scales))
+    layout = weight_format.layout(outputs, inputs)
+    assert {k: (tuple(t.shape), t.dtype) for k, t in packed.items()} == {k: tuple(v) for k, v in layout.items()}
+    restored = weight_format.restore(packed)
+    assert torch.equal(restored.codes, codes)
+    assert torch.equal(restored.scales, scales)
+    unpacked = weight_format.unpack(packed)
+    for o, i in ((0, 0), (outputs - 1, inputs - 1)):
+        assert unpacked[o, i] == codes[o, i].float() * scales[o, i * scales.shape[1] // inputs]
+
+
+@given(st.integers(1, 4), st.integers(1, 9), st.integers(0, 2**31))
+def test_int4_words_are_those_of_compressed_tensors(outputs: int, words: int, seed: int) -> None:
+    inputs = 32 * words
+    codes = torch.randint(-8, 8, (outputs, inputs), dtype=torch.int8, generator=torch.Generator().manual_seed(seed))
+    assert isinstance(FOUR, IntegerFormat)
+    packed = FOUR.pack(Quantized(codes, torch.ones(outputs, words)))
+    assert torch.equal(packed["weight_packed"], pack_to_int32(codes, 4))
+    assert torch.equal(unpack_from_int32(packed["weight_packed"], 4, codes.shape), codes)
+    assert packed["weight_shape"].tolist() == [outputs, inputs]
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_random_weights_fit_their_layout(name: str) -> None:
+    weight_format = get(name)
+    packed = weight_format.random(16, 256, torch.Generator().manual_seed(0))
+    assert {k: (tuple(t.shape), t.dtype) for k, t in packed.items()} == {
+        k: tuple(v) for k, v in weight_format.layout(16, 256).items()
+    }
+    assert 0.01 < weight_format.unpack(packed).std() < 0.03
+
+
+@pytest.mark.parametrize("weight_format", INTEGERS, ids=lambda f: f.name)
+def test_a_linear_multiplies_by_what_it_stores(weight_format: IntegerFormat) -> None:
+    layer = Linear(256, 24, bias=True)
+    x, dense = torch.randn(5, 256), layer.weight.detach().clone()
+    assert layer.bias is not None
+    layer.bias.data.normal_()
+    quantized = quantize(dense, weight_format)
+    layer.store(weight_format, weight_format.pack(quantized))
+    expected = x.double() @ quantized.dequantize().double().T + layer.bias.double()
+    assert (layer(x) - expected).abs().max() < 1e-5
+    assert (layer.dense_weight() - dense).abs().max() <= quantized.scales.max() * 0.501
+    assert [name for name, _ in layer.named_parameters()] == ["bias"]
+    assert torch.equal(copy.deepcopy(layer)(x), layer(x))
+    layer.store(get("dense"), {"weight": dense})
+    assert torch.equal(layer.weight, dense)
+
+
+def test_groups_must_divide_the_inputs() -> None:
+    with pytest.raises(BadRequest, match=r"172 inputs .* groups of 32. Take a smaller group, int8, or leave"):
+        FOUR.layout(8, 172)
+
+
+# --- in checkpoints -----------------------------------------------------------------------------------------------
+
+
+def equal(one: Decoder, other: Decoder) -> bool:
+    ours, theirs = one.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.parametrize("name", ["int8", "int4-g64", "int4-g32"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_slimmed_model_survives_saving(tmp_path: Path, name: str, tied: bool) -> None:
+    weight_format = get(name)
+    assert isinstance(weight_format, IntegerFormat)
+    decoder = quantize_all(tiny_decoder(tied_embeddings=tied), weight_format)
+    save_checkpoint(decoder, tmp_path / "x", family="llama")
+    loaded = load_decoder(tmp_path / "x")
+    assert loaded.weights == name
+    assert equal(loaded.decoder, decoder)
+    assert torch.equal(whole_logits(loaded.decoder, [1, 2, 3]), whole_logits(decoder, [1, 2, 3]))
+    assert loaded.raw_config["quantization_config"]["ignore"] == ([] if tied else ["lm_head"])
+    save_checkpoint(loaded.decoder, tmp_path / "y", family="llama", raw_config=loaded.raw_config)
+    assert (tmp_path / "x" / "model.safetensors").read_bytes() == (tmp_path / "y" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["int8", "int4-g32"])
+def test_transformers_reads_our_slimmed_model(tmp_path: Path, name: str, root: Path) -> None:
+    weight_format = get(name)
+    assert isinstance(weight_format, IntegerFormat)
+    decoder = quantize_all(tiny_decoder(tied_embeddings=False), weight_format)
+    save_checkpoint(decoder, tmp_path, family="llama")
+    config = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
+    QuantizationConfig.model_validate(config)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    tokens = [256, *b"Once upon a time"]
+    assert oracle.difference(whole_logits(decoder, tokens), oracle.logits(model, tokens)) < 1e-4
+
+
+def test_gpt2_keeps_packed_weights_under_our_names(tmp_path: Path, root: Path) -> None:
+    loaded = load_decoder(oracle.saved("gpt2", root))
+    assert isinstance(EIGHT, IntegerFormat)
+    decoder = quantize_all(loaded.decoder, EIGHT)
+    save_checkpoint(decoder, tmp_path, family="gpt2", raw_config=loaded.raw_config)
+    again = load_decoder(tmp_path)
+    assert again.weights == "int8"
+    assert equal(again.decoder, decoder)
+
+
+def test_mixed_formats_name_their_modules(tmp_path: Path) -> None:
+    decoder = tiny_decoder()
+    assert isinstance(EIGHT, IntegerFormat)
+    assert isinstance(FOUR, IntegerFormat)
+    for at in range(2):
+        for name, chosen in (("mlp.up_proj", FOUR), ("attn.q_proj", EIGHT)):
+            layer = linear(decoder, f"layers.{at}.{name}")
+            layer.store(chosen, chosen.pack(quantize(layer.weight, chosen)))
+    save_checkpoint(decoder, tmp_path, family="llama")
+    loaded = load_decoder(tmp_path)
+    assert equal(loaded.decoder, decoder)
+    assert loaded.raw_config["quantization_config"]["format"] == "mixed-precision"
+    assert loaded.weights == "dense"  # most of them
+    QuantizationConfig.model_validate(loaded.raw_config["quantization_config"])
+
+
+NAMES = ["model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj", "lm_head"]
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    """What llm-compressor writes for W4A16."""
+    weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 128}
+    weights |= {"actorder": None, "dynamic": False, "observer": "minmax", "block_structure": None}
+    group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
+    top = {"quant_method": "compressed-tensors", "format": "pack-quantized", "ignore": ["lm_head"]}
+    return top | {"config_groups": {"group_0": group}, "kv_cache_scheme": None, "version": "0.10.2"} | changes
+
+
+def weights(**changes: Any) -> dict[str, Any]:
+    group = config()["config_groups"]["group_0"]
+    return config(config_groups={"group_0": group | {"weights": group["weights"] | changes}})
+
+
+def test_reading_the_words_of_others() -> None:
+    names = [f.name for f in read_assignment(config(), NAMES).values()]
+    assert names == ["int4-g128", "int4-g128", "dense"]
+    names = [f.name for f in read_assignment(config(ignore=["re:.*self_attn.*"]), NAMES).values()]
+    assert names == ["dense", "int4-g128", "int4-g128"]
+    assert read_assignment(weights(group_size=64, actorder="static"), NAMES)["lm_head"].name == "dense"
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_what_is_written_reads_back(name: str) -> None:
+    assignment = {NAMES[0]: get(name), NAMES[1]: get("int8"), NAMES[2]: get("dense")}
+    written = write_quantization(assignment)
+    assert written is not None
+    assert read_assignment(json.loads(json.dumps(written)), NAMES) == assignment
+    assert write_quantization(dict.fromkeys(NAMES, get("dense"))) is None
+
+
+@pytest.mark.parametrize(
+    ("quantization", "words"),
+    [
+        ({"quant_method": "gptq"}, "'gptq' is not supported"),
+        (3, "'3' is not supported"),
+        (config(config_groups=None), "config_groups"),
+        (config(ignore="lm_head"), "ignore is no list"),
+        (config(ignore=["re:("]), "pattern"),
+        (config(kv_cache_scheme={"num_bits": 8}), "kv_cache_scheme is not supported"),
+        (config(format="marlin-24"), "'marlin-24'"),
+        (weights(symmetric=False), "'symmetric': False"),
+        (weights(num_bits=3), "'num_bits': 3"),
+        (weights(actorder="group"), "'actorder': 'group'"),
+        (weights(group_size=99), "Known: dense, int4-g128"),
+        (config(config_groups={"g": {"input_activations": {"num_bits": 8}}}), "activations are not supported"),
+    ],
+)
+def test_schemes_we_do_not_have_are_one_clear_line(quantization: Any, words: str) -> None:
+    with pytest.raises(BadCheckpoint) as caught:
+        read_assignment(quantization, NAMES)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_stored_shape_is_found(tmp_path: Path) -> None:
+    decoder = tiny_decoder()
+    assert isinstance(FOUR, IntegerFormat)
+    quantize_all(decoder, FOUR)
+    linear(decoder, "layers.0.mlp.up_proj").packed()["weight_shape"][0] = 7
+    save_checkpoint(decoder, tmp_path, family="llama")
+    with pytest.raises(BadCheckpoint, match=r"weight_shape holds \[7, 64\], expected \[128, 64\]"):
+        load_decoder(tmp_path)
