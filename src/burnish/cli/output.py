@@ -17,6 +17,8 @@ err = Console(stderr=True)
 Model = Annotated[
     str, typer.Argument(help="A model folder, a llama2.c .bin file, or [bold]builtin[/].", show_default=True)
 ]
+Moved = Callable[[int, int], None]
+"""Moves a progress bar: (done, total)"""
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 
 
@@ -39,7 +41,7 @@ def print_json(value: Any) -> None:
 
 
 @contextmanager
-def progress(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+def progress(title: str, *, quiet: bool = False) -> Iterator[Moved]:
     """A progress bar on stderr; yields a function (done, total) that moves it."""
     columns = (
         SpinnerColumn(),

@@ -49,9 +49,7 @@ def load_decoder(path: Path) -> Loaded:
     file = llama2c.find(path)
     if file is not None:
         return _load_llama2c(file)
-    if not path.is_dir():
-        raise NotFound(f"model folder {str(path)!r} does not exist", remedy="Check the path")
-    raw = read_json(path / CONFIG)
+    raw = raw_config(path)
     family, decoder = find_family(raw), empty_decoder(raw)
     with TensorFolder(path) as folder:
         wanted, names = targets(decoder, family), _full_names(folder.tensors, family)
@@ -61,6 +59,14 @@ def load_decoder(path: Path) -> Loaded:
         if HEAD in names and HEAD not in wanted:
             _check_tied(folder.read(names[HEAD]), decoder)
     return _loaded(decoder, family.model_type, raw)
+
+
+def raw_config(path: Path) -> dict[str, Any]:
+    """A checkpoint's configuration in Hugging Face's words; no weight is read. Raises as ``load_decoder``."""
+    file = llama2c.find(path)
+    if file is None and not path.is_dir():
+        raise NotFound(f"model folder {str(path)!r} does not exist", remedy="Check the path")
+    return read_json(path / CONFIG) if file is None else llama2c.read(file).raw_config
 
 
 def empty_decoder(raw: Mapping[str, Any]) -> Decoder:

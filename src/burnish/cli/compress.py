@@ -1,0 +1,71 @@
+"""burnish compress: write a slimmer variant of a model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from burnish.assemble import Origin, load_checked, write_artifact
+from burnish.cli.output import AsJson, Model, Moved, err, human_bytes, print_json, progress
+from burnish.compress.recipe import find_recipe
+from burnish.compress.walk import compress as compress_decoder
+from burnish.core.errors import BadSettings
+from burnish.models.locate import locate
+
+app = typer.Typer(add_completion=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compressed:
+    """What ``burnish compress`` made."""
+
+    path: Path
+    recipe: str
+    weights: str
+    num_layers: int
+    bytes_before: int  # of all files of the model
+    bytes_after: int
+    worst_relative_error: float  # of one layer's weight
+
+
+@app.command()
+def compress(
+    model: Model,
+    out: Annotated[Path, typer.Argument(help="A new folder for the result.")],
+    recipe: Annotated[str, typer.Option(help="int8, int4, or int4 with a group size: int4-g32, -g64, -g128.")] = "int8",
+    json: AsJson = False,
+) -> None:
+    """Write a slimmer variant: a Hugging Face folder that other engines open too, with its manifest."""
+    with progress(f"Compressing to {recipe}", quiet=json) as moved:
+        made = write_variant(locate(model), out, recipe, moved)
+    if json:
+        print_json(made)
+    else:
+        change = f"{human_bytes(made.bytes_before)} -> {human_bytes(made.bytes_after)}"
+        err.print(f"Wrote [bold]{out}[/]: {made.num_layers} layers in {made.weights}, {change}.", highlight=False)
+
+
+def write_variant(parent: Path, out: Path, recipe_name: str, moved: Moved) -> Compressed:
+    """Load, compress, write. Raises ``BadSettings`` for an unknown recipe or an output that exists."""
+    recipe = find_recipe(recipe_name)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadSettings(f"output {str(out)!r} exists and is not an empty folder", remedy="Name a new folder")
+    loaded = load_checked(parent)
+    records = compress_decoder(loaded.decoder, recipe, progress=moved)
+    manifest = write_artifact(loaded, Origin(parent, recipe.name, records), out)
+    return Compressed(
+        path=out,
+        recipe=recipe.name,
+        weights=manifest.weights,
+        num_layers=len(records),
+        bytes_before=model_bytes(parent),
+        bytes_after=model_bytes(out),
+        worst_relative_error=max(record.relative_error for record in records),
+    )
+
+
+def model_bytes(path: Path) -> int:
+    """Bytes of a model's weight files."""
+    files = [path] if path.is_file() else [*path.glob("*.safetensors"), *path.glob("*.bin")]
+    return sum(file.stat().st_size for file in files)

@@ -1,0 +1,41 @@
+"""burnish verify: the engine's promise, proven on the user's own model."""
+
+import typer
+from rich.table import Table
+
+from burnish.assemble import load_checked
+from burnish.cli.output import AsJson, Model, out, print_json, progress
+from burnish.measure.verify import Check
+from burnish.measure.verify import verify as verify_decoder
+from burnish.models.locate import locate
+from burnish.registry.artifact import check_files, read_manifest
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def verify(model: Model = "builtin", json: AsJson = False) -> None:
+    """Prove that results do not depend on batching, chunking, caching or preemption; exit code 3 when they do."""
+    path = locate(model)
+    decoder = load_checked(path).decoder
+    with progress("Verifying", quiet=json) as moved:
+        checks = [*verify_decoder(decoder, progress=moved)]
+    manifest = read_manifest(path)
+    if manifest is not None:
+        checks.append(Check("golden logits", True, f"{len(manifest.golden.rows)} prompts within tolerance"))
+        changed = check_files(path, manifest)
+        evidence = f"changed: {', '.join(changed)}" if changed else f"{len(manifest.files)} files as listed"
+        checks.append(Check("files", not changed, evidence))
+    passed = all(check.passed for check in checks)
+    if json:
+        print_json({"model": model, "passed": passed, "checks": checks})
+    else:
+        out.print(_table(model, checks))
+    raise typer.Exit(0 if passed else 3)
+
+
+def _table(model: str, checks: list[Check]) -> Table:
+    table = Table("", "", "evidence", title=model, title_justify="left")
+    for check in checks:
+        table.add_row("[green]equal[/]" if check.passed else "[red]DIFFERS[/]", check.name, check.evidence)
+    return table
