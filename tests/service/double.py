@@ -54,6 +54,9 @@ class ByteCodec:
         return bytes([token_id]) if token_id < BOS else b"<s>" if token_id == BOS else b"</s>"
 
 
+BYTES = ByteCodec()
+
+
 @dataclass
 class Double:
     """Says ``text`` byte by byte, then the end token; keeps book of what is active.
@@ -109,7 +112,15 @@ class Double:
 
     def load(self) -> Load:
         used = len(self.active)
-        return Load(running=used, total_blocks=100, free_blocks=90 - used, cached_blocks=10, used_blocks=used, steps=7)
+        return Load(
+            running=used,
+            total_blocks=100,
+            free_blocks=90 - used,
+            cached_blocks=10,
+            used_blocks=used,
+            steps=7,
+            ready=self.ready,
+        )
 
     async def drain(self) -> None:
         while self.active:
@@ -125,10 +136,10 @@ def _logprobs(request: Request, token_id: int, said: int) -> tuple[TokenLogprobs
 
 
 @contextmanager
-def serving(double: Double, codec: ByteCodec | None = None, **settings: object) -> Iterator[str]:
+def serving(double: Double, codec: ByteCodec | None = BYTES, **settings: object) -> Iterator[str]:
     """A real uvicorn on loopback, in a thread; yields its base URL and drains at the end."""
     config = ServiceConfig(**settings)  # type: ignore[arg-type]
-    app = create_app(double, codec or ByteCodec(), CARD, config, engine_ready=lambda: double.ready)
+    app = create_app(double, codec, CARD, config)
     started = threading.Event()
     listener = bind("127.0.0.1", 0)
     server = DrainingServer(app, "", lambda _: started.set())

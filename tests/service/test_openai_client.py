@@ -174,3 +174,23 @@ def test_leaving_midway_stops_the_engine_soon(double: Double, base_url: str) -> 
         time.sleep(0.005)
     assert not double.active
     wait_until_free(base_url)
+
+
+def test_a_model_without_tokenizer_takes_ids_only(double: Double) -> None:
+    with serving(double, codec=None) as url, OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        answer = client.completions.create(model="double", prompt=[1, 2], max_tokens=2, logprobs=1)
+        assert answer.choices[0].logprobs is not None
+        assert answer.choices[0].logprobs.tokens == ["token_id:79", "token_id:110"]
+        with pytest.raises(openai.BadRequestError, match="no tokenizer"):
+            client.chat.completions.create(model="double", messages=HELLO)
+        with pytest.raises(openai.BadRequestError, match="no beginning token"):
+            client.completions.create(model="double", prompt=[])
+        for path, body in (("tokenize", {"prompt": "a"}), ("detokenize", {"tokens": [1]})):
+            assert httpx.post(f"{url}/{path}", json=body).status_code == 400
+
+
+def test_streams_are_not_held_back_on_the_way(base_url: str) -> None:
+    body = {"model": "double", "prompt": "a", "stream": True}
+    headers = httpx.post(f"{base_url}/v1/completions", json=body).headers
+    assert headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert (headers["cache-control"], headers["x-accel-buffering"]) == ("no-cache", "no")

@@ -59,21 +59,14 @@ ROUTES = (
 )
 
 
-def create_app(
-    served: Served,
-    codec: TextCodec | None,
-    card: ModelCard,
-    config: ServiceConfig,
-    *,
-    engine_ready: Callable[[], bool] = lambda: True,
-) -> FastAPI:
+def create_app(served: Served, codec: TextCodec | None, card: ModelCard, config: ServiceConfig) -> FastAPI:
     """The application over one served model.
 
-    ``codec`` is None for a model without tokenizer: prompts are then token ids only. ``engine_ready`` is asked by
-    /health/ready. ``app.state.front`` holds the meter and the lifecycle; ``run_server`` drains through it.
+    ``codec`` is None for a model without tokenizer: prompts are then token ids only. ``app.state.front`` holds the
+    meter and the lifecycle; ``serve`` drains through it.
     """
     meter = Meter(served)
-    lifecycle = Lifecycle(meter, config, engine_ready)
+    lifecycle = Lifecycle(meter, config)
     app = FastAPI(
         title="burnish",
         version=__version__,

@@ -1,7 +1,7 @@
 """Whether the service takes requests, and how it stops: drain first, cut what is left."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from burnish.core.errors import Unavailable
@@ -12,13 +12,13 @@ FLUSH_S = 1.0  # time for the last error event to reach its client after the cut
 
 
 class Lifecycle:
-    """Starting until ``engine_ready()``, then ready, then draining for ever.
+    """Ready while the engine is, until it drains; draining is for ever.
 
     Owns the deadline of every running answer, so that one call can end them all.
     """
 
-    def __init__(self, served: Served, config: ServiceConfig, engine_ready: Callable[[], bool] = lambda: True) -> None:
-        self._served, self._config, self._engine_ready = served, config, engine_ready
+    def __init__(self, served: Served, config: ServiceConfig) -> None:
+        self._served, self._config = served, config
         self._deadlines: set[asyncio.Timeout] = set()
         self._idle = asyncio.Event()
         self.draining = False
@@ -31,7 +31,7 @@ class Lifecycle:
     def check_ready(self) -> None:
         """Raise ``Unavailable`` unless new requests would be served."""
         self.check_admission()
-        if not self._engine_ready():
+        if not self._served.load().ready:
             raise Unavailable("the engine is starting or being restarted", remedy="Try again in a moment")
 
     @asynccontextmanager
