@@ -20,7 +20,8 @@ from burnish.models.formats.dense import Dense
 from burnish.models.formats.integer import IntegerFormat, Quantized
 from burnish.models.layers.linear import Linear
 
-SHRINKS = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.82)
+# Clipping further lowers the squared error still, yet raised the perplexity of both small models it was tried on.
+SHRINKS = (1.0, 0.97, 0.94)
 
 
 @dataclass(frozen=True)
