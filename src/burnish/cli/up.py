@@ -1,0 +1,175 @@
+"""burnish up: the main job. Measure a model, slim it, measure again, serve the best variant."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import TypeAdapter, ValidationError
+from rich.table import Table
+
+from burnish import __version__
+from burnish.assemble import load_checked
+from burnish.cli.compress import model_bytes
+from burnish.cli.options import ApiKeys, Host, Port, SettingsFile, Threads, server_settings
+from burnish.cli.output import AsJson, Model, err, human_bytes, out, print_json, progress
+from burnish.cli.serve import run, served_name
+from burnish.cli.variants import find_variant, variants_folder
+from burnish.measure.bench import BenchSpec, bench_engine
+from burnish.measure.machine import Machine, this_machine
+from burnish.measure.quality import QualityConfig, compare, prepare, quality, read_text, token_losses
+from burnish.measure.speed import Workload
+from burnish.models.checkpoint import raw_config
+from burnish.models.locate import locate
+from burnish.models.tokenizer import load_tokenizer
+from burnish.optimize.choice import Variant, choose
+from burnish.service.server import bind
+
+app = typer.Typer(add_completion=False)
+
+RECIPES = ("int8", "int4")
+QUALITY = QualityConfig(context=512, stride=256, max_tokens=16_384)
+WORKLOAD = Workload(prompt_tokens=128, output_tokens=32, concurrency=1, repeat=5)
+HELD_OUT = "heldout.txt"  # beside the built-in model: text it was not trained on
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conditions:
+    """What the figures depend on beside the model; when it is the same, earlier figures still hold."""
+
+    version: str
+    machine: Machine
+    text: str
+    text_bytes: int
+    threads: int | None
+    quality: QualityConfig
+    workload: Workload
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UpReport:
+    """What ``burnish up`` measured."""
+
+    conditions: Conditions
+    variants: tuple[Variant, ...]
+
+
+_REPORT = TypeAdapter(UpReport)
+
+
+@app.command()
+def up(
+    model: Model = "builtin",
+    max_loss: Annotated[float, typer.Option(help="Perplexity a variant may lose, as a share: 0.01 is 1 %.")] = 0.01,
+    data: Annotated[Path | None, typer.Option(help="Text to judge by; by default one of ours, held out.")] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    api_key: ApiKeys = None,
+    threads: Threads = None,
+    settings: SettingsFile = None,
+    again: Annotated[bool, typer.Option("--again", help="Measure again, even if nothing has changed.")] = False,
+    only_measure: Annotated[bool, typer.Option("--only-measure", help="Do not serve.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Measure a model, make int8 and int4 variants, measure each, and serve the best one."""
+    path = locate(model)
+    configured = server_settings(settings, api_keys=api_key, threads=threads)
+    if not only_measure:
+        bind(host, port).close()  # tell of a port in use before measuring for a minute
+    report = measure(path, data or locate("builtin") / HELD_OUT, configured.engine.threads, again=again, quiet=json)
+    choice = choose(report.variants, max_loss)
+    if json:
+        print_json({"best": choice.name, "reason": choice.reason, "report": report})
+    else:
+        out.print(_table(model, report))
+        out.print(f"Best: {choice.reason}", highlight=False)
+    if not only_measure:
+        best = next(variant for variant in report.variants if variant.name == choice.name)
+        run(best.path, served_name(model, path), host, port, configured)
+
+
+def measure(path: Path, text: Path, threads: int | None, *, again: bool, quiet: bool) -> UpReport:
+    """Make and measure the variants, or read what an earlier run under the same conditions measured."""
+    conditions = Conditions(
+        version=__version__,
+        machine=this_machine(),
+        text=str(text.resolve()),
+        text_bytes=len(read_text(text)),
+        threads=threads,
+        quality=QUALITY,
+        workload=WORKLOAD,
+    )
+    kept = variants_folder(path) / "up.json"
+    earlier = None if again else _read(kept)
+    if earlier is not None and earlier.conditions == conditions:
+        err.print("[dim]Figures of an earlier run on this machine; --again measures anew.[/]")
+        return earlier
+    report = UpReport(conditions=conditions, variants=tuple(_measure(path, text, threads, quiet=quiet)))
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_bytes(_REPORT.dump_json(report))
+    return report
+
+
+def _read(path: Path) -> UpReport | None:
+    """An earlier report, if it is there, can be read and its artifacts still exist."""
+    try:
+        report = _REPORT.validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return report if all(variant.path.exists() for variant in report.variants) else None
+
+
+def _measure(path: Path, text: Path, threads: int | None, *, quiet: bool) -> Iterator[Variant]:
+    """The model itself, then its variants, all on the same tokens."""
+    compressed = raw_config(path).get("quantization_config") is not None
+    original = load_checked(path)
+    passage = prepare(read_text(text), load_tokenizer(path), original.decoder.config, QUALITY)
+    with progress(f"Perplexity, {original.weights}", quiet=quiet) as moved:
+        parent = token_losses(original.decoder, passage, progress=moved)
+    name = original.weights
+    del original
+    for recipe in (None, *(() if compressed else RECIPES)):
+        folder = path if recipe is None else find_variant(path, recipe, quiet=quiet)
+        losses = parent
+        if recipe is not None:
+            with progress(f"Perplexity, {recipe}", quiet=quiet) as moved:
+                losses = token_losses(load_checked(folder).decoder, passage, progress=moved)
+        with progress(f"Speed, {recipe or name}", quiet=quiet) as moved:
+            speed = bench_engine(BenchSpec(model=str(folder), threads=threads, workload=WORKLOAD), progress=moved)
+        yield Variant(
+            name=recipe or name,
+            path=folder,
+            file_bytes=model_bytes(folder),
+            peak_rss_bytes=speed.peak_rss_bytes,
+            prefill_tokens_per_s=speed.prefill_tokens_per_s,
+            decode_tokens_per_s=speed.decode_tokens_per_s,
+            perplexity=quality(losses, passage).perplexity,
+            loss_ratio=None if recipe is None else compare(losses, parent, passage).loss_ratio,
+        )
+
+
+def _table(model: str, report: UpReport) -> Table:
+    conditions = report.conditions
+    machine, work, read = conditions.machine, conditions.workload, conditions.quality
+    table = Table(
+        *("variant", "size", "memory", "prefill tok/s", "decode tok/s", "perplexity", "change"),
+        title=model,
+        title_justify="left",
+        caption=f"{machine.cpu}, {conditions.threads or machine.num_cores} threads; {work.prompt_tokens} tokens in, "
+        f"{work.output_tokens} out, median of {work.repeat}; perplexity on {Path(conditions.text).name}, "
+        f"{read.context}-token windows, stride {read.stride}; change with its 95 % interval",
+        caption_justify="left",
+    )
+    for variant in report.variants:
+        ratio = variant.loss_ratio
+        table.add_row(
+            variant.name,
+            human_bytes(variant.file_bytes),
+            human_bytes(variant.peak_rss_bytes),
+            f"{variant.prefill_tokens_per_s.median:,.0f}",
+            f"{variant.decode_tokens_per_s.median:,.1f}",
+            f"{variant.perplexity.value:.3f}",
+            "" if ratio is None else f"{ratio.value - 1:+.2%} ({ratio.low - 1:+.2%} to {ratio.high - 1:+.2%})",
+        )
+    return table

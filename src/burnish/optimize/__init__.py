@@ -1,0 +1,1 @@
+"""From measured variants to the one to serve."""
