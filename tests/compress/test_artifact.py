@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from burnish.assemble import Origin, load_checked, write_artifact
 from burnish.compress.recipe import find_recipe
 from burnish.compress.walk import compress
+from burnish.core.errors import BadSettings, VerificationFailed
 from burnish.models.checkpoint import Loaded, load_decoder, save_checkpoint
-from burnish.models.probe import golden_logits
+from burnish.models.golden import golden_logits
 from burnish.registry.artifact import check_files, content_hash, read_manifest
 from burnish.registry.golden import deviations
-from tests.compress.joining import write_artifact
 from tests.tiny import tiny_decoder
 
 PROMPTS = ((1, 2, 3, 4, 5), (250, 9), (77,))
@@ -23,15 +25,21 @@ PROMPTS = ((1, 2, 3, 4, 5), (250, 9), (77,))
 
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bfloat16 model, as most are, with a tokenizer of bytes."""
     folder = tmp_path_factory.mktemp("models") / "parent"
-    save_checkpoint(tiny_decoder(tied_embeddings=False, hidden_size=128, inner_size=352), folder, family="llama")
+    decoder = tiny_decoder(tied_embeddings=False, hidden_size=128, inner_size=352)
+    save_checkpoint(decoder, folder, family="llama", dtype=torch.bfloat16)
+    alphabet = {character: index for index, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(folder / "tokenizer.json"))
     return folder
 
 
 def make(parent: Path, out: Path, recipe: str) -> Loaded:
     loaded = load_decoder(parent)
     records = compress(loaded.decoder, find_recipe(recipe))
-    write_artifact(loaded, parent, out, recipe=recipe, records=records)
+    write_artifact(loaded, Origin(parent, recipe, records), out)
     return loaded
 
 
@@ -56,8 +64,15 @@ def test_the_manifest_tells_the_story(parent: Path, tmp_path: Path) -> None:
     assert {record.format for record in manifest.records} == {"int4-g128", "int4-g64", "int4-g32"}
     assert check_files(tmp_path / "out", manifest) == ()
     size = sum(path.stat().st_size for path in (tmp_path / "out").glob("*.safetensors"))
-    kept = sum(record.bytes_before - record.bytes_after for record in manifest.records)
+    kept = sum(record.bytes_before // 2 - record.bytes_after for record in manifest.records)  # // 2: bfloat16
     assert size == pytest.approx((parent / "model.safetensors").stat().st_size - kept, abs=8192)
+
+
+def test_a_taken_place_stays_as_it_was(parent: Path) -> None:
+    before = {path.name: path.read_bytes() for path in parent.iterdir()}
+    with pytest.raises(BadSettings, match="is not an empty folder"):
+        make(parent, parent, "int8")
+    assert {path.name: path.read_bytes() for path in parent.iterdir()} == before
 
 
 def test_the_golden_check_passes_and_notices_one_byte(parent: Path, tmp_path: Path) -> None:
@@ -73,6 +88,8 @@ def test_the_golden_check_passes_and_notices_one_byte(parent: Path, tmp_path: Pa
     weights.write_bytes(data)
     assert check_files(out, manifest) == ("model.safetensors",)
     assert deviations(golden, golden_logits(load_decoder(out).decoder, golden.prompts))
+    with pytest.raises(VerificationFailed, match="does not reproduce its golden logits"):
+        load_checked(out)
 
 
 def _last_byte_of(data: bytearray, tensor: str) -> int:

@@ -9,7 +9,7 @@ from burnish.compress.recipe import RECIPES, find_recipe
 from burnish.compress.walk import compress, compressible
 from burnish.core.errors import BadSettings
 from burnish.models.formats.dense import Dense
-from burnish.models.probe import golden_logits
+from burnish.models.golden import golden_logits
 from tests.tiny import tiny_decoder
 
 PROMPTS = ((1, 2, 3), (250, 9))

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 class LayerRecord:
     """What one pass did to one layer.
 
-    ``bits`` counts what a weight occupies, its share of the scales included. ``relative_error`` is the
+    ``bits`` counts what a weight occupies, its share of the scales included; ``bytes_before`` are those of the
+    float32 weight in memory, twice what a bfloat16 checkpoint stores. ``relative_error`` is the
     Frobenius norm of the change over that of the weight.
     """
 
