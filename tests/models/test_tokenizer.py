@@ -138,7 +138,7 @@ def greedy(pieces: list[tok_bin.Piece], text: str) -> list[int]:
 def test_stories_tokens_are_those_of_the_plain_merge_loop(tokenizer: Find, stories: Path) -> None:
     codec, pieces = tokenizer("stories"), tok_bin.read(stories / "tok512.bin")
     text = shared("text/tinystories/tinystories_train_head.part1.txt").read_text()
-    for start in range(0, 120_000, 400):
+    for start in range(0, 1_200_000, 10_000):
         part = text[start : start + 400]
         assert codec.encode(part) == greedy(pieces, part)
         assert codec.decode(codec.encode(part)) == part
@@ -226,22 +226,21 @@ def test_missing_and_broken_tokenizers(tmp_path: Path, stories: Path) -> None:
     assert "no llama2.c vocabulary" in complaint(tmp_path / "stories260K.bin", BadCheckpoint)
 
 
-def test_decoders_that_do_not_see_bytes_are_refused(folders: Callable[[str], Path], tmp_path: Path) -> None:
-    spec = json.loads((folders("gpt2") / "tokenizer.json").read_text())
-    for decoder in (
-        {"type": "WordPiece", "prefix": "##", "cleanup": True},
-        {"type": "BPEDecoder", "suffix": "</w>"},
-        None,
-    ):
-        (tmp_path / "tokenizer.json").write_text(json.dumps(spec | {"decoder": decoder}))
-        assert "is not supported" in complaint(tmp_path, BadCheckpoint)
-
-
 SMALL: dict[str, Any] = {"version": "1.0", "added_tokens": [], "decoder": {"type": "ByteLevel"}} | {
     "normalizer": None, "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True},
     "post_processor": None, "truncation": None, "padding": None,
     "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]},
 }  # fmt: skip
+
+
+def test_decoders_that_do_not_see_bytes_are_refused(tmp_path: Path) -> None:
+    for decoder in (
+        {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        {"type": "BPEDecoder", "suffix": "</w>"},
+        None,
+    ):
+        (tmp_path / "tokenizer.json").write_text(json.dumps(SMALL | {"decoder": decoder}))
+        assert "is not supported" in complaint(tmp_path, BadCheckpoint)
 
 
 @RELAXED

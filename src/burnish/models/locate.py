@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import burnish
 from burnish.core.errors import NotFound
 
 BUILTIN = {"builtin": "stories", "builtin-draft": "draft"}
@@ -15,7 +14,7 @@ def locate(model: str) -> Path:
     Raises ``NotFound`` when there is nothing there.
     """
     if model in BUILTIN:
-        folder = Path(burnish.__file__).parent / "builtin" / BUILTIN[model]
+        folder = Path(__file__).parents[1] / "builtin" / BUILTIN[model]
         if not folder.is_dir():
             raise NotFound(f"this installation has no model {model!r}", remedy="Install burnish again")
         return folder
