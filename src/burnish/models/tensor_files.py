@@ -90,6 +90,7 @@ def write_tensors(tensors: Iterable[tuple[str, Tensor]], folder: Path, max_shard
         total_bytes += sum(t.numel() * t.element_size() for t in shard.values())
     names = [SINGLE] if len(shards) == 1 else [_shard_name(i, len(shards)) for i in range(len(shards))]
     for index, name in enumerate(names):
+        (folder / f"{index}.part").chmod(0o644)  # the library writes 0600: nobody else could read the model
         (folder / f"{index}.part").rename(folder / name)
     if len(shards) > 1:
         weight_map = {tensor: name for name, members in zip(names, shards, strict=True) for tensor in members}
