@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 WITHOUT_TORCH = ("core", "registry", "service", "channels", "dashboard")
 # what the HTTP process loads beside its own rooms
-FRONT_MODULES = ("burnish", "burnish.assemble", "burnish.cli.main", "burnish.cli.serve", "burnish.engine.worker")
+FRONT_MODULES = ("burnish", "burnish.assemble", "burnish.cli.main", "burnish.cli.serve", "burnish.engine.client")
 FORBIDDEN_WORDS = ("rank", "world_size", "all_reduce", "quant", "scheduler")
 
 

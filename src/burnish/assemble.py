@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from burnish.engine.engine import Engine
-    from burnish.engine.worker import EngineClient
+    from burnish.engine.client import EngineClient
     from burnish.models.checkpoint import Loaded
     from burnish.service.config import ServiceConfig
 
@@ -124,7 +124,7 @@ async def serve_model(
     announce: Callable[[str], None],
 ) -> None:
     """Run the engine in its own process and serve it until SIGTERM or SIGINT. ``announce`` is told the URL."""
-    from burnish.engine.worker import EngineClient
+    from burnish.engine.client import EngineClient
     from burnish.service.server import serve
 
     client = EngineClient(partial(build_engine, path, engine, name))

@@ -13,9 +13,10 @@ import pytest
 
 from burnish.core.errors import BadCheckpoint, Overloaded, PromptTooLong, Unavailable
 from burnish.core.types import Event, FinishEvent, ModelCard, Request, TokenEvent
+from burnish.engine.client import EngineClient, SupervisorConfig
 from burnish.engine.config import EngineConfig
 from burnish.engine.engine import Engine
-from burnish.engine.worker import Build, EngineClient, SupervisorConfig
+from burnish.engine.worker import Build
 from tests.engine.conftest import end, request, run, tokens
 from tests.tiny import VOCAB_SIZE, ByteTokenizer, tiny_decoder
 

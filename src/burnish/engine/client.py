@@ -1,0 +1,228 @@
+"""The client of an engine in another process. Loads no torch."""
+
+import asyncio
+import logging
+import multiprocessing
+import queue
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+
+from burnish.core.errors import Overloaded, Unavailable
+from burnish.core.types import Event, FinishEvent, Load, ModelCard, Request, Usage
+from burnish.engine.admission import Limits, admit
+from burnish.engine.worker import Abort, Add, Build, Command, Failed, Progress, Ready, Report, run_engine
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SupervisorConfig:
+    """When a client gives its engine up and starts another."""
+
+    max_in_flight: int = 1088  # requests waiting and running; more are refused
+    stall_s: float = 120.0  # requests in flight and no sign of life for this long
+    backoff_s: float = 0.5  # before the second restart in a row; doubles
+    max_backoff_s: float = 30.0
+
+
+class EngineClient:
+    """Wears ``Served``: an engine in a child process, restarted when it dies.
+
+    Made and used on one event loop. ``start`` first; ``close`` last.
+    """
+
+    def __init__(self, build: Build, config: SupervisorConfig | None = None) -> None:
+        self._build, self._config = build, config or SupervisorConfig()
+        self._streams: dict[str, asyncio.Queue[Event]] = {}
+        self._load = Load(ready=False)
+        self._card: ModelCard | None = None
+        self._process: _EngineProcess | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._first_start: asyncio.Future[ModelCard] | None = None
+        self._is_draining = False
+        self._last_sign_s = 0.0
+        self.num_restarts = 0
+
+    async def start(self) -> ModelCard:
+        """Start the engine and wait until its model is loaded.
+
+        Raises the ``BurnishError`` that kept the model from loading, ``Unavailable`` when the process died.
+        """
+        self._first_start = asyncio.get_running_loop().create_future()
+        self._supervisor = asyncio.create_task(self._supervise())
+        return await self._first_start
+
+    async def submit(self, request: Request) -> AsyncGenerator[Event, None]:
+        """Events of one request; closing the iterator aborts it."""
+        if self._card is None or self._process is None or not self._load.ready or self._is_draining:
+            reason = "the server is shutting down" if self._is_draining else "the engine is starting"
+            raise Unavailable(reason, remedy="Send the request again")
+        if len(self._streams) >= self._config.max_in_flight:
+            raise Overloaded(f"{len(self._streams)} requests are in flight", remedy="Send the request again later")
+        admit(request, Limits(self._card.vocab_size, self._card.max_request_tokens))
+        events: asyncio.Queue[Event] = asyncio.Queue()
+        self._streams[request.request_id] = events
+        if len(self._streams) == 1:
+            self._last_sign_s = time.monotonic()
+        self._process.send(Add(request))
+        try:
+            while True:
+                event = await events.get()
+                if isinstance(event, FinishEvent):
+                    self._streams.pop(request.request_id, None)
+                yield event
+                if isinstance(event, FinishEvent):
+                    return
+        finally:
+            if self._streams.pop(request.request_id, None) is not None and self._process is not None:
+                self._process.send(Abort(request.request_id))
+
+    def load(self) -> Load:
+        """The engine's counts after its last step."""
+        return self._load._replace(ready=self._load.ready and not self._is_draining)
+
+    async def drain(self) -> None:
+        """Take nothing new; return when nothing is in flight."""
+        self._is_draining = True
+        while self._streams:
+            await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        """Stop the engine; what is in flight fails."""
+        self._is_draining = True
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+        self._fail_streams("the server is shutting down")
+
+    @property
+    def pid(self) -> int | None:
+        """The engine's process, while there is one."""
+        return self._process.pid if self._process else None
+
+    async def _supervise(self) -> None:
+        """Keep an engine running. Ends only by ``close``, or when the model cannot be loaded at all."""
+        backoff_s = 0.0
+        while True:
+            await asyncio.sleep(backoff_s)
+            self._process = _EngineProcess(self._build)
+            try:
+                was_ready = await self._follow(self._process)
+            finally:
+                self._load = self._load._replace(ready=False)
+                await asyncio.to_thread(self._process.stop)
+                self._process = None
+            self._fail_streams("the engine stopped and is being restarted, send the request again")
+            if not self._settle_first_start(was_ready):
+                return
+            backoff_s = self._config.backoff_s if was_ready else min(2 * backoff_s + 0.5, self._config.max_backoff_s)
+            self.num_restarts += 1
+            log.error("the engine process ended; restarting it in %.1f s", backoff_s)
+
+    async def _follow(self, process: "_EngineProcess") -> bool:
+        """Deliver the process's reports until it ends or stalls; True if it was ready at some time."""
+        was_ready = False
+        while (report := await process.report(self._is_stalled)) is not None:
+            self._last_sign_s = time.monotonic()
+            if isinstance(report, Ready):
+                was_ready, self._card, self._load = True, report.card, Load()
+                if self._first_start and not self._first_start.done():
+                    self._first_start.set_result(report.card)
+            elif isinstance(report, Failed):
+                if self._first_start and not self._first_start.done():
+                    self._first_start.set_exception(report.error)
+                log.error("the engine cannot start: %s", report.error)
+            else:
+                self._deliver(report)
+        return was_ready
+
+    def _settle_first_start(self, was_ready: bool) -> bool:
+        """After a process ended: False when the very first start failed, so that there is nothing to restart."""
+        assert self._first_start is not None
+        if not self._first_start.done():
+            self._first_start.set_exception(Unavailable("the engine process died while loading the model"))
+        return was_ready or self._first_start.exception() is None
+
+    def _is_stalled(self) -> bool:
+        return bool(self._streams) and time.monotonic() - self._last_sign_s > self._config.stall_s
+
+    def _deliver(self, progress: Progress) -> None:
+        self._load = progress.load
+        for event in progress.events:
+            stream = self._streams.get(event.request_id)
+            if stream is not None:
+                stream.put_nowait(event)
+
+    def _fail_streams(self, error: str) -> None:
+        for request_id, stream in self._streams.items():
+            stream.put_nowait(FinishEvent(request_id=request_id, reason="error", usage=Usage(0, 0), error=error))
+
+
+class _EngineProcess:
+    """One child process with a thread for each direction of its pipe, so that the event loop never blocks."""
+
+    def __init__(self, build: Build) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, child = context.Pipe()
+        self._process = context.Process(target=run_engine, args=(child, build), daemon=True, name="burnish-engine")
+        self._process.start()
+        child.close()  # else the end of the child would not be seen as the end of the pipe
+        self._loop = asyncio.get_running_loop()
+        self._reports: asyncio.Queue[Report | None] = asyncio.Queue()
+        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._threads = [threading.Thread(target=target, daemon=True) for target in (self._read, self._write)]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id."""
+        return self._process.pid
+
+    def send(self, command: Command) -> None:
+        """Pass on a command; lost if the process has died, whose end is then reported."""
+        self._commands.put(command)
+
+    async def report(self, is_stalled: Callable[[], bool]) -> Report | None:
+        """The next report; None when the process has ended or says nothing although it should."""
+        while True:
+            try:
+                return await asyncio.wait_for(self._reports.get(), timeout=1.0)
+            except TimeoutError:
+                if is_stalled():
+                    break
+        log.error("the engine shows no progress; giving it up")
+        return None
+
+    def stop(self) -> None:
+        """End the process and both threads."""
+        self._commands.put(None)
+        self._process.kill()
+        self._process.join()
+        for thread in self._threads:
+            thread.join()
+        self._pipe.close()
+
+    def _read(self) -> None:
+        try:
+            while True:
+                report = self._pipe.recv()
+                self._loop.call_soon_threadsafe(self._reports.put_nowait, report)
+        except (EOFError, OSError):
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._reports.put_nowait, None)
+
+    def _write(self) -> None:
+        while (command := self._commands.get()) is not None:
+            batch = [command]
+            while not self._commands.empty():
+                follower = self._commands.get()
+                if follower is None:
+                    return
+                batch.append(follower)
+            try:
+                self._pipe.send(batch)
+            except OSError:
+                return
