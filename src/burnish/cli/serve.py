@@ -1,8 +1,9 @@
 """burnish serve: a model over an OpenAI-compatible API."""
 
 import asyncio
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -10,6 +11,7 @@ from burnish.assemble import serve_model
 from burnish.cli.options import ApiKeys, Host, Port, ServerSettings, SettingsFile, Threads, server_settings
 from burnish.cli.output import Model, err
 from burnish.models.locate import locate
+from burnish.models.tokenizer import load_tokenizer
 from burnish.service.server import bind
 
 app = typer.Typer(add_completion=False)
@@ -43,7 +45,7 @@ def run(path: Path, name: str, host: str, port: int, settings: ServerSettings) -
                 listener,
                 engine=engine,
                 service=service,
-                announce=lambda url: announce(url, name, needs_key=bool(service.api_keys)),
+                announce=lambda url: announce(url, name, example(path), needs_key=bool(service.api_keys)),
             )
         )
 
@@ -53,11 +55,25 @@ def served_name(model: str, path: Path) -> str:
     return model if model.startswith("builtin") else path.resolve().stem
 
 
-def announce(url: str, name: str, *, needs_key: bool) -> None:
+class Example(NamedTuple):
+    """A request this model can answer."""
+
+    endpoint: str
+    fields: dict[str, object]
+
+
+def example(path: Path) -> Example:
+    """A chat for models with a chat template, a completion for the others."""
+    if load_tokenizer(path).template is None:
+        return Example("/v1/completions", {"prompt": "Once upon a time", "max_tokens": 64})
+    return Example("/v1/chat/completions", {"messages": [{"role": "user", "content": "Tell me a story."}]})
+
+
+def announce(url: str, name: str, shown: Example, *, needs_key: bool) -> None:
     """Say what to open, and show a request that works."""
-    key = '-H "Authorization: Bearer $KEY" ' if needs_key else ""
+    key = ' -H "Authorization: Bearer $KEY"' if needs_key else ""
     err.print(f"\nServing [bold]{name}[/]. Open [bold]{url}/[/] to chat, or try:\n", highlight=False)
-    body = f'{{"model": "{name}", "stream": true, "messages": [{{"role": "user", "content": "Tell me a story."}}]}}'
-    command = f"curl -N {url}/v1/chat/completions {key}-H 'Content-Type: application/json' -d '{body}'"
+    body = json.dumps({"model": name, "stream": True} | shown.fields)
+    command = f"curl -N {url}{shown.endpoint}{key} -H 'Content-Type: application/json' -d '{body}'"
     err.print(command, highlight=False, markup=False, soft_wrap=True)
     err.print("\nCtrl-C stops.", highlight=False)

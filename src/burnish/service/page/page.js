@@ -4,6 +4,7 @@
 
 const at = (id) => document.getElementById(id);
 const log = at("log"), input = at("input");
+const SAMPLING = { temperature: 0.7, top_p: 0.95 }; // small models wander at temperature 1
 const KEY = "burnish.key", TURNS = "burnish.turns", THEME = "burnish.theme";
 
 let model = null;
@@ -92,7 +93,7 @@ async function answer(conversation) {
   article.setAttribute("aria-busy", "true");
   busy(controller);
   try {
-    const body = { model, messages: conversation, stream: true, stream_options: { include_usage: true } };
+    const body = { model, messages: conversation, ...SAMPLING, stream: true, stream_options: { include_usage: true } };
     const response = await call("/v1/chat/completions", { method: "POST", body: JSON.stringify(body), signal: controller.signal });
     for await (const chunk of serverSentEvents(response.body)) {
       if (chunk.error) throw new Error(chunk.error.message);
