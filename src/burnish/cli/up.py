@@ -152,15 +152,11 @@ def _measure(path: Path, text: Path, threads: int | None, *, quiet: bool) -> Ite
 
 
 def _table(model: str, report: UpReport) -> Table:
-    conditions = report.conditions
-    machine, work, read = conditions.machine, conditions.workload, conditions.quality
     table = Table(
         *("variant", "size", "memory", "prefill/s", "decode/s", "perpl.", "change"),
         title=model,
         title_justify="left",
-        caption=f"{machine.cpu}, {conditions.threads or machine.num_cores} threads; tokens/s with "
-        f"{work.prompt_tokens} in and {work.output_tokens} out, median of {work.repeat}; perplexity on {Path(conditions.text).name} in windows of "
-        f"{read.context} tokens, stride {read.stride}; change with its 95 % interval",
+        caption=_caption(report.conditions),
         caption_justify="left",
     )
     for variant in report.variants:
@@ -175,3 +171,13 @@ def _table(model: str, report: UpReport) -> Table:
             "" if ratio is None else f"{ratio.value - 1:+.2%} ± {(ratio.high - ratio.low) / 2:.2%}",
         )
     return table
+
+
+def _caption(conditions: Conditions) -> str:
+    """How the figures were measured."""
+    machine, work, read = conditions.machine, conditions.workload, conditions.quality
+    return (
+        f"{machine.cpu}, {conditions.threads or machine.num_cores} threads; tokens/s with {work.prompt_tokens} in and "
+        f"{work.output_tokens} out, median of {work.repeat}; perplexity on {Path(conditions.text).name} in windows of "
+        f"{read.context} tokens, stride {read.stride}; change with its 95 % interval"
+    )
