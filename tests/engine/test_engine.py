@@ -8,7 +8,7 @@ from burnish.core.types import FinishEvent, StartEvent
 from burnish.engine.engine import Engine
 from burnish.models.decoder import Decoder
 from tests.engine.conftest import MakeEngine, end, finish, request, run, text, tokens
-from tests.tiny import EOS
+from tests.tiny import EOS, ByteTokenizer, FakeClock
 
 PROMPT = list(b"once upon a time")
 
@@ -23,6 +23,18 @@ def test_events_come_in_order(make_engine: MakeEngine) -> None:
     assert end(events).reason == "length"
     assert end(events).usage[:2] == (len(PROMPT), 12)
     assert len(tokens(events)) == 12
+
+
+def test_queue_time_ends_when_computation_begins(decoder: Decoder, make_engine: MakeEngine) -> None:
+    clock = FakeClock()
+    engine = Engine(decoder, ByteTokenizer(), make_engine(max_running=1).config, clock=clock)
+    engine.add(request("first", PROMPT, max_tokens=2))
+    engine.add(request("second", PROMPT, max_tokens=2))
+    queued = {}
+    while engine.has_work:
+        clock.advance(1.0)
+        queued |= {e.request_id: e.queue_s for e in engine.step() if isinstance(e, StartEvent)}
+    assert queued == {"first": 1.0, "second": 3.0}
 
 
 def test_text_is_that_of_the_tokens(make_engine: MakeEngine) -> None:

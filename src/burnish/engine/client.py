@@ -133,7 +133,8 @@ class EngineClient:
             elif isinstance(report, Failed):
                 if self._first_start and not self._first_start.done():
                     self._first_start.set_exception(report.error)
-                log.error("the engine cannot start: %s", report.error)
+                else:
+                    log.error("the engine cannot start: %s", report.error)
             else:
                 self._deliver(report)
         return was_ready

@@ -99,12 +99,12 @@ class Engine:
         """Compute one batch: schedule, forward, update."""
         if not self.has_work:
             return []
-        schedule = self._scheduler.schedule()
+        begun_s, schedule = self._clock(), self._scheduler.schedule()
         logits = self._forward(make_batch(schedule.chunks, self.config.block_size))
         ready = [chunk.sequence for chunk in schedule.chunks if chunk.is_last]
         chosen = sample(logits, self._state(ready))
         self._num_steps += 1
-        return self._update(schedule, ready, chosen)
+        return self._update(begun_s, schedule, ready, chosen)
 
     def load(self) -> Load:
         """Counts for the outside."""
@@ -115,11 +115,10 @@ class Engine:
             Row(s.sampling, s.request.prompt, s.output, s.draw() if s.sampling.temperature > 0 else 0.0) for s in ready
         )
 
-    def _update(self, schedule: Schedule, ready: list[Sequence], chosen: list[Chosen]) -> list[Event]:
+    def _update(self, begun_s: float, schedule: Schedule, ready: list[Sequence], chosen: list[Chosen]) -> list[Event]:
         """Book what was computed, append what was chosen."""
-        now = self._clock()
         events: list[Event] = [
-            StartEvent(request_id=s.request.request_id, queue_s=now - s.arrival_s) for s in schedule.started
+            StartEvent(request_id=s.request.request_id, queue_s=begun_s - s.arrival_s) for s in schedule.started
         ]
         for chunk in schedule.chunks:
             self._scheduler.advance(chunk)
