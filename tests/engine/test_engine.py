@@ -30,7 +30,7 @@ def test_queue_time_ends_when_computation_begins(decoder: Decoder, make_engine: 
     engine = Engine(decoder, ByteTokenizer(), make_engine(max_running=1).config, clock=clock)
     engine.add(request("first", PROMPT, max_tokens=2))
     engine.add(request("second", PROMPT, max_tokens=2))
-    queued = {}
+    queued: dict[str, float] = {}
     while engine.has_work:
         clock.advance(1.0)
         queued |= {e.request_id: e.queue_s for e in engine.step() if isinstance(e, StartEvent)}
