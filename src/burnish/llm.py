@@ -123,6 +123,9 @@ class LLM:
 
         Raises ``BadRequest`` when the model has no chat template.
         """
+        sampling = sampling or Sampling()
+        if sampling.n > 1:
+            raise BadRequest(f"n = {sampling.n} answers of a chat", remedy="Ask again for another one", param="n")
         prompt = self.tokenizer.chat([Message(*message) for message in messages])
         return self.generate([prompt], sampling)[0]
 
@@ -137,6 +140,8 @@ class LLM:
         return [bos] if not tokens and bos is not None else tokens
 
     def _requests(self, prompt: str | Sequence[int], sampling: Sampling) -> list[Request]:
+        if isinstance(prompt, int):
+            raise BadRequest(f"prompt {prompt} is a single token", remedy="Give a list of prompts", param="prompt")
         tokens = self._tokens(prompt) if isinstance(prompt, str) else prompt
         return Request(request_id=str(next(self._ids)), prompt=tuple(tokens), sampling=sampling).choices()
 

@@ -161,10 +161,18 @@ def test_the_tokenizer_of_another_model_is_refused(decoder: Decoder) -> None:
         prepare(TEXT, WithStranger(), decoder.config, QualityConfig())
 
 
-def test_a_wrong_stride_is_refused(decoder: Decoder) -> None:
-    passage = passage_of(decoder, QualityConfig(context=64, stride=65))
-    with pytest.raises(BadSettings, match="stride 65"):
-        token_losses(decoder, passage)
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"context": 64, "stride": 64}, "stride 64 does not fit windows of 64 tokens. Use 1 to 63"),
+        ({"stride": 0}, "stride 0"),
+        ({"context": 1}, "context 1 is too small"),
+        ({"max_tokens": 0}, "max_tokens 0"),
+    ],
+)
+def test_windows_that_score_nothing_are_refused(settings: dict[str, int], words: str) -> None:
+    with pytest.raises(BadSettings, match=words):
+        QualityConfig(**settings)
 
 
 def test_max_tokens_takes_the_beginning(decoder: Decoder) -> None:

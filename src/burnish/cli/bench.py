@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from burnish.cli.output import AsJson, human_bytes, out, print_json, progress
@@ -12,7 +13,7 @@ from burnish.measure.bench import RANDOM, BenchResult, BenchSpec, bench_engine
 from burnish.measure.speed import Workload
 from burnish.models.locate import locate
 
-app = typer.Typer(add_completion=False, help="Measure speed.", no_args_is_help=True)
+app = typer.Typer(add_completion=False, help="Measure speed.")
 
 
 @app.callback()
@@ -52,7 +53,7 @@ def _table(result: BenchResult) -> Table:
     work = result.spec.workload
     about = f"{work.prompt_tokens} in, {work.output_tokens} out, {work.concurrency} at a time, {result.threads} threads"
     name = Path(result.spec.model).name
-    table = Table("", "median", "min", "max", title=f"{name} ({result.weights}): {about}", title_justify="left")
+    table = Table("", "median", "min", "max", title=escape(f"{name} ({result.weights}): {about}"), title_justify="left")
     for label, spread in (
         ("prefill tokens/s", result.prefill_tokens_per_s),
         ("decode tokens/s", result.decode_tokens_per_s),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from burnish.assemble import Origin, load_checked, write_artifact
 from burnish.cli.output import AsJson, Model, Moved, err, human_bytes, print_json, progress
@@ -37,13 +38,15 @@ def compress(
     json: AsJson = False,
 ) -> None:
     """Write a slimmer variant: a Hugging Face folder that other engines open too, with its manifest."""
-    with progress(f"Compressing to {recipe}", quiet=json) as moved:
+    with progress(f"Compressing to {escape(recipe)}", quiet=json) as moved:
         made = write_variant(locate(model), out, recipe, moved)
     if json:
         print_json(made)
     else:
         change = f"{human_bytes(made.bytes_before)} -> {human_bytes(made.bytes_after)}"
-        err.print(f"Wrote [bold]{out}[/]: {made.num_layers} layers in {made.weights}, {change}.", highlight=False)
+        err.print(
+            f"Wrote [bold]{escape(str(out))}[/]: {made.num_layers} layers in {made.weights}, {change}.", highlight=False
+        )
 
 
 def write_variant(parent: Path, out: Path, recipe_name: str, moved: Moved) -> Compressed:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from burnish.cli.output import AsJson, Model, out, print_json
+from burnish.cli.output import AsJson, Model, print_json
 
 app = typer.Typer(add_completion=False)
 
@@ -39,4 +39,4 @@ def generate(
             }
         )
     else:
-        out.print(prompt + output.text, markup=False, highlight=False)
+        print(prompt + output.text)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from burnish.cli.output import AsJson, Model, human_bytes, human_count, out, print_json
@@ -50,7 +51,7 @@ def inspect(model: Model = "builtin", json: AsJson = False) -> None:
 
 def _table(model: str, found: Inspection) -> Table:
     costs = found.account
-    table = Table(title=model, show_header=False, title_justify="left")
+    table = Table(title=escape(model), show_header=False, title_justify="left")
     table.add_row("family", found.family)
     table.add_row("parameters", f"{human_count(costs.num_parameters)}  ({costs.num_parameters:,})")
     table.add_row("vocabulary", f"{found.vocab_size:,}")
@@ -62,5 +63,5 @@ def _table(model: str, found: Inspection) -> Table:
     table.add_row("FLOPs per token", f"{human_count(costs.flops_per_token)} empty context")
     table.add_row("", f"{human_count(costs.flops_per_token_full)} full context")
     if found.manifest is not None:
-        table.add_row("made from", f"{found.manifest.parent.name}, recipe {found.manifest.recipe}")
+        table.add_row("made from", f"{escape(found.manifest.parent.name)}, recipe {found.manifest.recipe}")
     return table

@@ -52,7 +52,6 @@ def _summary(text: str) -> typer.Typer:
 
 app = typer.Typer(
     cls=LazyCommands,
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -71,7 +70,7 @@ def burnish(
         print(context.get_help())
 
 
-UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # typer does not export it
+UsageError: Any = typer.BadParameter.__mro__[1]  # typer does not export it
 
 
 def main() -> None:
@@ -81,12 +80,20 @@ def main() -> None:
     except BurnishError as error:
         _fail(str(error), error.exit_code)
     except UsageError as error:
-        _fail(f"{str(error).rstrip('.')}. See: burnish {' '.join(sys.argv[1:2])} --help", 2)
+        _fail(_usage(error), 2)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+def _usage(error: Any) -> str:
+    """What is wrong with the command line, the value that is, and where to look."""
+    message = error.format_message().rstrip(".")
+    if hasattr(error.__cause__, "errors"):  # of pydantic, which converts the values
+        message += f", not {error.__cause__.errors()[0]['input']!r}"
+    return f"{message}. See: {' '.join(['burnish', *(word for word in sys.argv[1:2] if word in COMMANDS)])} --help"
 
 
 def _fail(message: str, exit_code: int) -> None:

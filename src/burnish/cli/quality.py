@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from burnish.assemble import load_checked
@@ -63,7 +64,7 @@ def assess(model: str, text: str, config: QualityConfig, *, against: str | None,
         )
     scores = []
     for name in (model, against) if against is not None else (model,):
-        with progress(f"Scoring {passage.config.context}-token windows with {name}", quiet=quiet) as moved:
+        with progress(f"Scoring {passage.config.context}-token windows with {escape(name)}", quiet=quiet) as moved:
             scores.append(token_losses(load_checked(locate(name)).decoder, passage, progress=moved))
     alone = judge(scores[0], passage)
     both = compare(scores[0], scores[1], passage) if against is not None else None
@@ -87,11 +88,11 @@ def _passage(model: str, text: str, config: QualityConfig) -> Passage:
 
 def _table(model: str, against: str | None, report: QualityReport) -> Table:
     about = f"{report.num_tokens:,} tokens, windows of {report.context}, stride {report.stride}"
-    table = Table("", "value", "95 % interval", title=f"{model}: {about}", title_justify="left")
+    table = Table("", "value", "95 % interval", title=escape(f"{model}: {about}"), title_justify="left")
     rows = (
         ("perplexity", report.perplexity),
         ("bits per byte", report.bits_per_byte),
-        (f"perplexity of {against}", report.parent_perplexity),
+        (escape(f"perplexity of {against}"), report.parent_perplexity),
         ("ratio", report.loss_ratio),
     )
     for name, interval in rows:

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import typer
+from rich.markup import escape
 
 from burnish.assemble import serve_model
 from burnish.cli.options import ApiKeys, Host, Port, ServerSettings, SettingsFile, Threads, server_settings
@@ -36,23 +38,22 @@ def serve(
 def run(path: Path, name: str, host: str, port: int, settings: ServerSettings) -> None:
     """Listen first, so that a port in use is told before a model is loaded; then load and serve."""
     with bind(host, port) as listener:
-        err.print(f"Loading [bold]{name}[/] ...", highlight=False)
         engine, service = settings
-        asyncio.run(
-            serve_model(
-                path,
-                name,
-                listener,
-                engine=engine,
-                service=service,
-                announce=lambda url: announce(url, name, example(path), needs_key=bool(service.api_keys)),
-            )
-        )
+        loading = err.status(f"Loading [bold]{escape(name)}[/]")  # on a terminal, until there is more to say
+
+        def ready(url: str) -> None:
+            loading.stop()
+            announce(url, name, example(path), needs_key=bool(service.api_keys))
+
+        with loading:
+            asyncio.run(serve_model(path, name, listener, engine=engine, service=service, announce=ready))
 
 
 def served_name(model: str, path: Path) -> str:
     """How the API calls a model: its own name, or that of its folder."""
-    return model if model.startswith("builtin") else path.resolve().stem
+    if model.startswith("builtin"):
+        return model
+    return path.resolve().stem if path.is_file() else path.resolve().name
 
 
 class Example(NamedTuple):
@@ -72,8 +73,8 @@ def example(path: Path) -> Example:
 def announce(url: str, name: str, shown: Example, *, needs_key: bool) -> None:
     """Say what to open, and show a request that works."""
     key = ' -H "Authorization: Bearer $KEY"' if needs_key else ""
-    err.print(f"\nServing [bold]{name}[/]. Open [bold]{url}/[/] to chat, or try:\n", highlight=False)
+    err.print(f"\nServing [bold]{escape(name)}[/]. Open [bold]{url}/[/] to chat, or try:\n", highlight=False)
     body = json.dumps({"model": name, "stream": True} | shown.fields)
-    command = f"curl -N {url}{shown.endpoint}{key} -H 'Content-Type: application/json' -d '{body}'"
+    command = f"curl -N {url}{shown.endpoint}{key} -H 'Content-Type: application/json' -d {shlex.quote(body)}"
     err.print(command, highlight=False, markup=False, soft_wrap=True)
     err.print("\nCtrl-C stops.", highlight=False)

@@ -1,12 +1,14 @@
 """burnish up: the main job. Measure a model, slim it, measure again, serve the best variant."""
 
+import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic import TypeAdapter, ValidationError
+from rich.markup import escape
 from rich.table import Table
 
 from burnish import __version__
@@ -16,6 +18,7 @@ from burnish.cli.options import ApiKeys, Host, Port, SettingsFile, Threads, serv
 from burnish.cli.output import AsJson, Model, err, human_bytes, out, print_json, progress
 from burnish.cli.serve import run, served_name
 from burnish.cli.variants import find_variant, variants_folder
+from burnish.core.errors import BadSettings
 from burnish.measure.bench import BenchSpec, bench_engine
 from burnish.measure.machine import Machine, this_machine
 from burnish.measure.quality import QualityConfig, compare, prepare, quality, read_text, token_losses
@@ -41,7 +44,7 @@ class Conditions:
     version: str
     machine: Machine
     text: str
-    text_bytes: int
+    text_sha256: str
     threads: int | None
     quality: QualityConfig
     workload: Workload
@@ -73,6 +76,8 @@ def up(
     json: AsJson = False,
 ) -> None:
     """Measure a model, make int8 and int4 variants, measure each, and serve the best one."""
+    if not max_loss >= 0:
+        raise BadSettings(f"--max-loss {max_loss} is no share", remedy="Use 0 or more: 0.01 is 1 %")
     path = locate(model)
     configured = server_settings(settings, api_keys=api_key, threads=threads)
     if not only_measure:
@@ -97,13 +102,13 @@ def measure(path: Path, text: Path, threads: int | None, *, again: bool, quiet: 
         version=__version__,
         machine=this_machine(),
         text=str(text.resolve()),
-        text_bytes=len(read_text(text)),
+        text_sha256=hashlib.sha256(read_text(text).encode()).hexdigest(),
         threads=threads,
         quality=QUALITY,
         workload=WORKLOAD,
     )
     kept = variants_folder(path) / "up.json"
-    earlier = None if again else _read(kept)
+    earlier = None if again else _read(kept, path)
     if earlier is not None and earlier.conditions == conditions:
         err.print("[dim]Figures of an earlier run on this machine; --again measures anew.[/]")
         return earlier
@@ -113,13 +118,15 @@ def measure(path: Path, text: Path, threads: int | None, *, again: bool, quiet: 
     return report
 
 
-def _read(path: Path) -> UpReport | None:
+def _read(kept: Path, model: Path) -> UpReport | None:
     """An earlier report, if it is there, can be read and its artifacts still exist."""
     try:
-        report = _REPORT.validate_json(path.read_bytes())
+        report = _REPORT.validate_json(kept.read_bytes())
     except (OSError, ValidationError):
         return None
-    return report if all(variant.path.exists() for variant in report.variants) else None
+    original, *made = report.variants  # the same model may lie elsewhere by now
+    variants = (replace(original, path=model), *made)
+    return replace(report, variants=variants) if all(variant.path.exists() for variant in made) else None
 
 
 def _measure(path: Path, text: Path, threads: int | None, *, quiet: bool) -> Iterator[Variant]:
@@ -154,7 +161,7 @@ def _measure(path: Path, text: Path, threads: int | None, *, quiet: bool) -> Ite
 def _table(model: str, report: UpReport) -> Table:
     table = Table(
         *("variant", "size", "memory", "prefill/s", "decode/s", "perpl.", "change"),
-        title=model,
+        title=escape(model),
         title_justify="left",
         caption=_caption(report.conditions),
         caption_justify="left",

@@ -1,12 +1,15 @@
 """Variants of a model, made once and kept in the user's cache."""
 
+import hashlib
 import os
+import shutil
 from pathlib import Path
 
 from burnish.cli.compress import write_variant
 from burnish.cli.output import progress
-from burnish.core.errors import BadSettings
+from burnish.core.errors import BadCheckpoint, BadSettings
 from burnish.models.checkpoint import raw_config
+from burnish.models.tokenizer import FILES as TOKENIZER_FILES
 from burnish.registry.artifact import check_files, content_hash, read_manifest
 
 
@@ -16,8 +19,11 @@ def cache_folder() -> Path:
 
 
 def variants_folder(model: Path) -> Path:
-    """Where the variants of this very model are kept: a model with other weights has another folder."""
-    return cache_folder() / "variants" / content_hash(model)[:16]
+    """Where the variants of this very model are kept: one with other weights or another tokenizer has its own."""
+    digest = hashlib.sha256(content_hash(model).encode())
+    for file in (model / name for name in TOKENIZER_FILES):
+        digest.update(file.read_bytes() if file.is_file() else b"")
+    return cache_folder() / "variants" / digest.hexdigest()[:16]
 
 
 def find_variant(model: Path, weights: str, *, quiet: bool = False) -> Path:
@@ -32,6 +38,7 @@ def find_variant(model: Path, weights: str, *, quiet: bool = False) -> Path:
         raise BadSettings(f"{str(model)!r} is compressed already", remedy="Leave --weights out, or name its parent")
     out = variants_folder(model) / weights
     if not is_whole(out):
+        shutil.rmtree(out, ignore_errors=True)
         with progress(f"Making {weights}", quiet=quiet) as moved:
             write_variant(model, out, weights, moved)
     return out
@@ -39,5 +46,8 @@ def find_variant(model: Path, weights: str, *, quiet: bool = False) -> Path:
 
 def is_whole(folder: Path) -> bool:
     """Whether an artifact is there with all its files unchanged."""
-    manifest = read_manifest(folder)
+    try:
+        manifest = read_manifest(folder)
+    except BadCheckpoint:
+        return False
     return manifest is not None and not check_files(folder, manifest)

@@ -1,6 +1,7 @@
 """burnish verify: the engine's promise, proven on the user's own model."""
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from burnish.assemble import load_checked
@@ -35,7 +36,7 @@ def verify(model: Model = "builtin", json: AsJson = False) -> None:
 
 
 def _table(model: str, checks: list[Check]) -> Table:
-    table = Table("", "", "evidence", title=model, title_justify="left")
+    table = Table("", "", "evidence", title=escape(model), title_justify="left")
     for check in checks:
         table.add_row("[green]equal[/]" if check.passed else "[red]DIFFERS[/]", check.name, check.evidence)
     return table

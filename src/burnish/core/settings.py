@@ -26,6 +26,10 @@ def read_settings(path: Path | None, environment: Mapping[str, str] = os.environ
             sections = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise BadSettings(f"settings file {str(path)!r} does not exist", remedy="Check the path") from None
+        except OSError as error:
+            raise BadSettings(
+                f"settings file {str(path)!r} cannot be read: {error.strerror}", remedy="Check it"
+            ) from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise BadSettings(f"settings file {str(path)!r} is not TOML: {error}", remedy="Mend that line") from None
         for name, section in sections.items():

@@ -56,7 +56,8 @@ class Sampling:
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                raise BadRequest(f"{name} = {value} is out of range", remedy=f"Use {low:g} to {high:g}", param=name)
+                remedy = f"Use {low:g} or more" if high == math.inf else f"Use {low:g} to {high:g}"
+                raise BadRequest(f"{name} = {value} is out of range", remedy=remedy, param=name)
         if self.top_p == 0 or self.repetition_penalty == 0:
             name = "top_p" if self.top_p == 0 else "repetition_penalty"
             raise BadRequest(f"{name} = 0 leaves nothing to choose from", remedy="Use a value above 0", param=name)

@@ -37,6 +37,16 @@ class QualityConfig:
     stride: int = 256
     max_tokens: int | None = None  # of the text; None: all
 
+    def __post_init__(self) -> None:
+        """Raise ``BadSettings`` for windows that score nothing."""
+        if self.context < 2:
+            raise BadSettings(f"context {self.context} is too small", remedy="Use at least 2")
+        if not 1 <= self.stride < self.context:
+            remedy = f"Use 1 to {self.context - 1}"
+            raise BadSettings(f"stride {self.stride} does not fit windows of {self.context} tokens", remedy=remedy)
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise BadSettings(f"max_tokens {self.max_tokens} is too small", remedy="Use 1 or more")
+
 
 class Passage(NamedTuple):
     """A text ready to be scored, by one model or by several in turn."""
