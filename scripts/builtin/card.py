@@ -96,8 +96,9 @@ def draft_card(trained: Trained, figures: Sequence[Figures], agreement: PerSourc
             _HEADER,
             "# burnish stories, draft\n",
             f"The draft for speculative decoding with `burnish stories`, same tokenizer: {_shape(trained.model)}"
-            " Trained on the same texts (see the card of the story model for data, licences and limits) towards half"
-            " the text and half the story model's distribution (distillation).\n",
+            " Trained on the same texts (see the card of the story model for data, licences and limits), in the last"
+            f" {trained.plan.taught_share:.0%} of the steps half towards the story model's distribution"
+            " (distillation).\n",
             _training_section(trained),
             f"## Held-out text\n\nLoss on all held-out tokens; agreement: how often the most likely next token is the"
             f" story model's, on a fixed sample of held-out windows.\n\n{table}\n",
@@ -159,8 +160,9 @@ def _recipe(plan: Plan) -> str:
     return (
         f"{plan.steps:,} steps of 8,192 tokens on a CPU, in sequences of {plan.short} tokens, in the last"
         f" {plan.long_share:.0%} of the steps of 1,024; Muon for the matrices of the blocks (rate {plan.matrix_rate},"
-        f" weight decay {plan.weight_decay}), AdamW for embeddings and norms (rate {plan.vector_rate}), warm-up of"
-        f" {plan.warmup} steps, linear decay to zero over the last {plan.decay:.0%}; mixed precision; seed {plan.seed}."
+        f" weight decay {plan.weight_decay}), AdamW for embeddings and norms (rate {plan.vector_rate}); the rates rise"
+        f" over {plan.warmup} steps, fall by 1/{plan.slope:,} per step from step {plan.plateau} on and to zero over the"
+        f" last {plan.cooldown}; mixed precision; seed {plan.seed}."
         " The weights shipped are the best of those looked at, by the mean of the first two held-out losses."
     )
 

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -57,7 +58,13 @@ class Workshop:
     plans: Mapping[str, Plan]
     compile: bool
 
-    @property
+    @cached_property
+    def stream(self) -> Stream:
+        """The order of the training tokens, the same for both runs."""
+        seed = self.plans["stories"].seed
+        return Stream(self.corpus.train, self.tokenizer, context=CONTEXT, windows=WINDOWS, seed=seed)
+
+    @cached_property
     def monitor(self) -> Monitor:
         """The held-out sample both runs are watched on."""
         return Monitor(self.corpus.held_out, self.tokenizer, CONTEXT)
@@ -88,8 +95,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--texts", type=Path, default=REPOSITORY.parent / "shared/data/text", help="corpus folder")
     parser.add_argument("--work", type=Path, default=REPOSITORY / "build/builtin", help="checkpoints and logs")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "src/burnish/builtin", help="installed models")
-    parser.add_argument("--steps", type=int, default=2400, help="steps of the story model, 8,192 tokens each")
-    parser.add_argument("--draft-steps", type=int, default=800, help="steps of the draft model")
+    parser.add_argument("--steps", type=int, default=1350, help="steps of the story model, 8,192 tokens each")
+    parser.add_argument("--draft-steps", type=int, default=250, help="steps of the draft model")
     parser.add_argument("--seed", type=int, default=1, help="of weights, order and conversations")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--compile", action="store_true", help="fuse operations; needs a C++ compiler")
@@ -113,9 +120,7 @@ def _open_workshop(options: argparse.Namespace) -> Workshop:
 
 def train(name: str, config: DecoderConfig, shop: Workshop, teacher: Decoder | None = None) -> None:
     """Take a run to its end, from its last checkpoint if there is one."""
-    plan = shop.plans[name]
-    stream = Stream(shop.corpus.train, shop.tokenizer, context=CONTEXT, windows=WINDOWS, seed=plan.seed)
-    trainer = Trainer(config, plan, stream, teacher)
+    trainer = Trainer(config, shop.plans[name], shop.stream, teacher)
     run = Run(name, trainer, shop.monitor, shop.folder)
     if shop.compile:
         for model in filter(None, (trainer.model, teacher)):

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from burnish.models.decoder import Decoder, DecoderConfig
 from burnish.models.layers.attention import Attend, AttentionRule
+from scripts.builtin.muon import Muon
 from scripts.builtin.stream import Stream
 
 QUERY_BLOCK = 256  # queries that attention takes at a time in training
@@ -28,18 +29,26 @@ class Plan:
     matrix_rate: float = 6e-3  # Muon, scaled to the update size of AdamW
     vector_rate: float = 3e-3  # AdamW: embeddings and norms
     warmup: int = 40
-    decay: float = 0.5  # share of the steps over which the rates fall linearly to zero
+    plateau: int = 512  # steps after which the rates fall slowly, to nothing after ``slope`` steps more
+    slope: int = 1088
+    cooldown: int = 250  # steps at the end over which they fall to zero whatever the slope
     weight_decay: float = 0.1
     short: int = 512  # tokens of a sequence at first; ``Stream.context`` in the last part
-    long_share: float = 0.25
+    long_share: float = 0.15
+    taught_share: float = 0.2  # of the steps, the last ones, a student learns from its teacher
 
     def rate(self, step: int) -> float:
-        """The factor on both learning rates: trapezoid, zero after the last step."""
-        return min(1.0, (step + 1) / self.warmup, (self.steps - step) / max(1.0, self.decay * self.steps))
+        """The factor on both learning rates."""
+        slow = (self.plateau + self.slope - step) / self.slope
+        return max(0.0, min(1.0, (step + 1) / self.warmup, slow, (self.steps - step) / self.cooldown))
 
     def length(self, step: int, context: int) -> int:
         """Tokens of a sequence at a step."""
         return context if step >= self.steps * (1 - self.long_share) else self.short
+
+    def taught(self, step: int) -> bool:
+        """Whether a step belongs to the last part, in which a teacher is asked."""
+        return step >= self.steps * (1 - self.taught_share)
 
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -107,16 +116,11 @@ class Trainer:
         for name, parameter in self.model.named_parameters():
             if name.endswith(("o_proj.weight", "down_proj.weight")):  # every block starts as the identity
                 torch.nn.init.zeros_(parameter)
-        self.loss = next_token_loss if teacher is None else distillation_loss(teacher)
+        self._taught_loss = next_token_loss if teacher is None else distillation_loss(teacher)
         matrices = [p for p in self.model.layers.parameters() if p.ndim == 2]
         vectors = [p for n, p in self.model.named_parameters() if not (n.startswith("layers.") and p.ndim == 2)]
         self.optimizers: tuple[torch.optim.Optimizer, ...] = (
-            torch.optim.Muon(
-                matrices,
-                lr=plan.matrix_rate,
-                weight_decay=plan.weight_decay,
-                adjust_lr_fn="match_rms_adamw",
-            ),
+            Muon(matrices, lr=plan.matrix_rate, weight_decay=plan.weight_decay),
             torch.optim.AdamW(vectors, lr=plan.vector_rate, betas=(0.9, 0.95), weight_decay=0.0),
         )
         self._rates = (plan.matrix_rate, plan.vector_rate)
@@ -125,12 +129,13 @@ class Trainer:
         """One step on the next batch; returns its mean loss."""
         windows = torch.from_numpy(self.stream.batch(self.step))  # (W, C + 1)
         length = self.plan.length(self.step, self.stream.context)
+        measure = self._taught_loss if self.plan.taught(self.step) else next_token_loss
         inputs, targets = (t.reshape(-1, length) for t in (windows[:, :-1], windows[:, 1:]))
         rows = max(1, MICRO_TOKENS // length)
         total = 0.0
         for first in range(0, len(inputs), rows):
             part = inputs[first : first + rows]  # (B, T)
-            loss = self.loss(forward(self.model, part), targets[first : first + rows].flatten(), part)
+            loss = measure(forward(self.model, part), targets[first : first + rows].flatten(), part)
             share = len(part) / len(inputs)
             (loss * share).backward()  # type: ignore[no-untyped-call]
             total += loss.item() * share

@@ -11,10 +11,12 @@ from tokenizers import Tokenizer
 
 from burnish.models.decoder import DecoderConfig
 from burnish.models.layers.attention import AttentionRule, causal_attend
+from scripts.builtin.card import Trained, draft_card, stories_card
 from scripts.builtin.compare import closed, compare, document_losses
 from scripts.builtin.corpus import HELD_OUT_BOOKS, Corpus, read_corpus, shingles
-from scripts.builtin.evaluate import Sampling, exact_logits, sample
+from scripts.builtin.evaluate import PerSource, Sampling, exact_logits, sample
 from scripts.builtin.install import install
+from scripts.builtin.muon import Muon
 from scripts.builtin.ngram import KneserNey
 from scripts.builtin.stream import Stream
 from scripts.builtin.tokenizer import CHAT_TEMPLATE, END_OF_TEXT, Turn, chat_text, end_tokens, train_tokenizer
@@ -146,6 +148,22 @@ def test_stream_is_a_function_of_seed_and_step(corpus: Corpus, tokenizer: Tokeni
     assert not np.array_equal(there[0], there[2])
 
 
+@pytest.mark.parametrize("shape", [(24, 16), (16, 24), (16, 16)])
+def test_muon_is_that_of_torch(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.Parameter(torch.zeros(shape)) for _ in range(2))
+    optimizers = (
+        Muon([ours], lr=0.01, weight_decay=0.1),
+        torch.optim.Muon([theirs], lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+    )
+    for _ in range(3):
+        ours.grad = torch.randn(shape)
+        theirs.grad = ours.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert (ours - theirs).norm() < 0.05 * theirs.norm()  # bfloat16
+
+
 def test_blocked_attention_is_attention() -> None:
     rule = AttentionRule(layer=0, scale=0.25, window=None, softcap=None)
     torch.manual_seed(0)
@@ -170,7 +188,7 @@ def test_resumed_run_ends_in_the_same_weights(stream: Stream, tmp_path: Path) ->
 
 
 def test_draft_learns_from_the_teacher(stream: Stream) -> None:
-    plan = Plan(steps=30, short=32, warmup=2)
+    plan = Plan(steps=30, short=32, warmup=2, taught_share=1)
     teacher = Trainer(TINY, plan, stream).model
     student = Trainer(TINY, plan, stream, teacher)
     losses = [student.take_step() for _ in range(30)]
@@ -178,10 +196,12 @@ def test_draft_learns_from_the_teacher(stream: Stream) -> None:
 
 
 def test_rates_rise_hold_and_fall_to_nothing() -> None:
-    plan = Plan(steps=100, warmup=10, decay=0.5)
+    plan = Plan(steps=100, warmup=10, plateau=50, slope=100, cooldown=20, long_share=0.25)
     rates = [plan.rate(step) for step in range(101)]
     assert rates[0] == 0.1
     assert rates[9:51] == [1.0] * 42
+    assert rates[70] == pytest.approx(0.8)
+    assert rates[90] == pytest.approx(0.5)
     assert rates[100] == 0.0
     assert [plan.length(step, 1024) for step in (0, 74, 75, 99)] == [512, 512, 1024, 1024]
 
@@ -225,3 +245,19 @@ def test_sampling_is_seeded(stream: Stream, tokenizer: Tokenizer) -> None:
     model = Trainer(TINY, Plan(steps=1), stream).model
     texts = [sample(model, tokenizer, "The fox", Sampling(tokens=8, seed=seed), ()) for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_cards_hold_what_was_measured(corpus: Corpus, stream: Stream, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    plan = Plan(steps=1)
+    model = Trainer(TINY, plan, stream).model
+    losses = PerSource(books=5.125, tinystories=4.25, wikipedia=6.5, shakespeare=5.75)._asdict()
+    line = {"model": "stories", "step": 1, "tokens": 128, "train": 7.125} | losses
+    (tmp_path / "log.jsonl").write_text(json.dumps(line) + "\n")
+    trained = Trained("stories", model, plan, tokenizer, tmp_path / "log.jsonl")
+    baseline = KneserNey(closed(corpus.train, tokenizer), vocabulary=TINY.vocab_size, order=2)
+    figures = compare(model, baseline, corpus.held_out, tokenizer)
+    card = stories_card(trained, corpus, figures)
+    assert "| 1 | 128 | 7.125 | 5.125 | 4.250 | 6.500 | 5.750 |" in card
+    assert f"{figures[-1].margin:.3f}" in card
+    assert all(book in card for book in HELD_OUT_BOOKS)
+    assert "12.5%" in draft_card(trained, figures, PerSource(0.125, 0.25, 0.0, 1.0))
