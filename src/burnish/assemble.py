@@ -20,8 +20,8 @@ from burnish.registry.golden import deviations, golden_prompts, make_golden, ref
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from burnish.engine.engine import Engine
     from burnish.engine.client import EngineClient
+    from burnish.engine.engine import Engine
     from burnish.models.checkpoint import Loaded
     from burnish.service.config import ServiceConfig
 

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from burnish.core.admission import Limits, admit
 from burnish.core.types import Request, Sampling
-from burnish.engine.admission import Limits, admit
 from burnish.engine.blocks import BlockPool
 from burnish.engine.config import EngineConfig
 from burnish.engine.prefix import PrefixCache, sha256_key

@@ -9,9 +9,9 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
-from burnish.core.errors import Overloaded, Unavailable
+from burnish.core.admission import Limits, admit
+from burnish.core.errors import BadRequest, Overloaded, Unavailable
 from burnish.core.types import Event, FinishEvent, Load, ModelCard, Request, Usage
-from burnish.engine.admission import Limits, admit
 from burnish.engine.worker import Abort, Add, Build, Command, Failed, Progress, Ready, Report, run_engine
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,6 @@ log = logging.getLogger(__name__)
 class SupervisorConfig:
     """When a client gives its engine up and starts another."""
 
-    max_in_flight: int = 1088  # requests waiting and running; more are refused
     stall_s: float = 120.0  # requests in flight and no sign of life for this long
     backoff_s: float = 0.5  # before the second restart in a row; doubles
     max_backoff_s: float = 30.0
@@ -59,7 +58,9 @@ class EngineClient:
         if self._card is None or self._process is None or not self._load.ready or self._is_draining:
             reason = "the server is shutting down" if self._is_draining else "the engine is starting"
             raise Unavailable(reason, remedy="Send the request again")
-        if len(self._streams) >= self._config.max_in_flight:
+        if request.request_id in self._streams:
+            raise BadRequest(f"request id {request.request_id!r} is in use", remedy="Choose another")
+        if len(self._streams) >= self._card.max_in_flight:
             raise Overloaded(f"{len(self._streams)} requests are in flight", remedy="Send the request again later")
         admit(request, Limits(self._card.vocab_size, self._card.max_request_tokens))
         events: asyncio.Queue[Event] = asyncio.Queue()
@@ -70,13 +71,12 @@ class EngineClient:
         try:
             while True:
                 event = await events.get()
-                if isinstance(event, FinishEvent):
-                    self._streams.pop(request.request_id, None)
                 yield event
                 if isinstance(event, FinishEvent):
                     return
         finally:
-            if self._streams.pop(request.request_id, None) is not None and self._process is not None:
+            is_unfinished = self._streams.pop(request.request_id, None) is not None
+            if is_unfinished and self._process is not None:
                 self._process.send(Abort(request.request_id))
 
     def load(self) -> Load:
@@ -107,19 +107,27 @@ class EngineClient:
         backoff_s = 0.0
         while True:
             await asyncio.sleep(backoff_s)
-            self._process = _EngineProcess(self._build)
-            try:
-                was_ready = await self._follow(self._process)
-            finally:
-                self._load = self._load._replace(ready=False)
-                await asyncio.to_thread(self._process.stop)
-                self._process = None
-            self._fail_streams("the engine stopped and is being restarted, send the request again")
+            was_ready = await self._run_once()
             if not self._settle_first_start(was_ready):
                 return
             backoff_s = self._config.backoff_s if was_ready else min(2 * backoff_s + 0.5, self._config.max_backoff_s)
             self.num_restarts += 1
             log.error("the engine process ended; restarting it in %.1f s", backoff_s)
+
+    async def _run_once(self) -> bool:
+        """One engine process from its start to its end; True if it was ready at some time."""
+        try:
+            self._process = _EngineProcess(self._build)
+        except OSError:  # no process, no memory, no descriptor: perhaps later
+            log.exception("the engine process cannot be started")
+            return False
+        try:
+            return await self._follow(self._process)
+        finally:
+            self._load = self._load._replace(ready=False)
+            await asyncio.to_thread(self._process.stop)
+            self._process = None
+            self._fail_streams("the engine stopped and is being restarted, send the request again")
 
     async def _follow(self, process: "_EngineProcess") -> bool:
         """Deliver the process's reports until it ends or stalls; True if it was ready at some time."""
@@ -127,7 +135,7 @@ class EngineClient:
         while (report := await process.report(self._is_stalled)) is not None:
             self._last_sign_s = time.monotonic()
             if isinstance(report, Ready):
-                was_ready, self._card, self._load = True, report.card, Load()
+                was_ready, self._card, self._load = True, report.card, report.load
                 if self._first_start and not self._first_start.done():
                     self._first_start.set_result(report.card)
             elif isinstance(report, Failed):
@@ -153,12 +161,16 @@ class EngineClient:
         self._load = progress.load
         for event in progress.events:
             stream = self._streams.get(event.request_id)
-            if stream is not None:
-                stream.put_nowait(event)
+            if stream is None:
+                continue
+            stream.put_nowait(event)
+            if isinstance(event, FinishEvent):  # the engine owes it nothing more, however slowly it is read
+                del self._streams[event.request_id]
 
     def _fail_streams(self, error: str) -> None:
         for request_id, stream in self._streams.items():
             stream.put_nowait(FinishEvent(request_id=request_id, reason="error", usage=Usage(0, 0), error=error))
+        self._streams.clear()
 
 
 class _EngineProcess:

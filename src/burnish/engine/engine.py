@@ -6,9 +6,9 @@ from typing import Protocol
 
 import torch
 
+from burnish.core.admission import Limits, admit
 from burnish.core.errors import BadRequest, Overloaded
 from burnish.core.types import Event, FinishEvent, FinishReason, Load, Request, StartEvent, TokenEvent
-from burnish.engine.admission import Limits, admit
 from burnish.engine.batch import make_batch
 from burnish.engine.blocks import BlockPool
 from burnish.engine.config import EngineConfig, resolve

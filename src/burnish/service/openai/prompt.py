@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 from uuid import uuid4
 
-from burnish.core.errors import BadRequest, PromptTooLong
+from burnish.core.admission import Limits, admit
+from burnish.core.errors import BadRequest
 from burnish.core.types import Message, Request, Sampling
 from burnish.service.front import Front
 from burnish.service.openai.schema import ChatMessage, GenerationBody
@@ -48,7 +49,7 @@ async def encode_prompts(front: Front, prompt: str | list[str] | list[int] | lis
     """Token ids of every prompt of a completion; an empty one starts from the beginning-of-sequence token."""
     prompts = _each(prompt)
     bound(len(prompts), front.config.max_prompts, "prompt")
-    encoded = [await encode(front, p) if isinstance(p, str) else _checked(front, p) for p in prompts]
+    encoded = [await encode(front, p) if isinstance(p, str) else p for p in prompts]
     return [ids or [_beginning(front)] for ids in encoded]
 
 
@@ -68,11 +69,13 @@ def new_batch(
     sampling = _sampling(front, body, max_tokens=max_tokens, logprobs=logprobs)
     answer_id = f"{kind}-{uuid4().hex}"
     requests: list[Request] = []
+    limits = Limits(front.card.vocab_size, front.card.max_request_tokens)
     for number, prompt in enumerate(prompts):
-        check_fit(front, len(prompt), max_tokens)
         request_id = f"{answer_id}.{number}" if len(prompts) > 1 else answer_id
         request = Request(request_id=request_id, prompt=tuple(prompt), sampling=sampling, salt=body.cache_salt)
-        requests.extend(request.choices())
+        choices = request.choices()
+        admit(choices[0], limits)  # they differ in nothing but their seeds
+        requests.extend(choices)
     return Batch(answer_id, requests, body.n)
 
 
@@ -82,25 +85,6 @@ def check_options(front: Front, body: GenerationBody) -> None:
     bound(body.n, front.config.max_n, "n")
     if body.stream_options is not None and not body.stream:
         raise BadRequest("stream_options without stream", remedy="Set stream to true", param="stream_options")
-
-
-def check_fit(front: Front, num_prompt_tokens: int, max_tokens: int | None) -> None:
-    """Raise ``PromptTooLong`` when prompt and output can never fit."""
-    limit, wanted = front.card.max_request_tokens, max_tokens or 1
-    if num_prompt_tokens + wanted > limit:
-        raise PromptTooLong(
-            f"{num_prompt_tokens} prompt tokens and {wanted} to generate exceed the {limit} tokens a request may have",
-            remedy="Shorten the prompt or lower max_tokens",
-            param="max_tokens" if num_prompt_tokens < limit else "prompt",
-        )
-
-
-def check_ids(front: Front, ids: Sequence[int], param: str) -> None:
-    """Raise ``BadRequest`` for an id outside the vocabulary."""
-    worst = max(ids, default=0)
-    if worst >= front.card.vocab_size:
-        remedy = f"Ids run from 0 to {front.card.vocab_size - 1}"
-        raise BadRequest(f"token id {worst} is not in the vocabulary", remedy=remedy, param=param)
 
 
 def bound(value: int, limit: int, param: str) -> None:
@@ -119,8 +103,6 @@ def _sampling(front: Front, body: GenerationBody, *, max_tokens: int | None, log
     bound(len(stop), front.config.max_stop, "stop")
     bound(len(body.stop_token_ids), front.config.max_stop, "stop_token_ids")
     bound(logprobs or 0, front.config.max_logprobs, "logprobs")
-    check_ids(front, body.stop_token_ids, "stop_token_ids")
-    check_ids(front, list(body.logit_bias), "logit_bias")
     return Sampling(
         max_tokens=max_tokens,
         temperature=body.temperature,
@@ -145,11 +127,6 @@ def _each(prompt: str | list[str] | list[int] | list[list[int]]) -> Sequence[str
         return [prompt]
     ids = [part for part in prompt if isinstance(part, int)]
     return [ids] if len(ids) == len(prompt) else [part for part in prompt if not isinstance(part, int)]
-
-
-def _checked(front: Front, prompt: list[int]) -> list[int]:
-    check_ids(front, prompt, "prompt")
-    return prompt
 
 
 def _beginning(front: Front) -> int:

@@ -2,9 +2,10 @@
 
 import asyncio
 
+from burnish.core.admission import check_ids
 from burnish.core.errors import BadRequest
 from burnish.service.front import FrontOf
-from burnish.service.openai.prompt import check_ids, encode, encode_chat
+from burnish.service.openai.prompt import encode, encode_chat
 from burnish.service.openai.schema import DetokenizeBody, TokenizeBody
 from burnish.service.openai.shapes import Text, Tokens
 
@@ -26,5 +27,5 @@ async def detokenize(body: DetokenizeBody, front: FrontOf) -> Text:
     """The text of token ids, special tokens written out."""
     if body.model is not None:
         front.check_model(body.model)
-    check_ids(front, body.tokens, "tokens")
+    check_ids(body.tokens, front.card.vocab_size, "tokens")
     return Text(prompt=await asyncio.to_thread(front.text.decode, body.tokens, skip_special_tokens=False))

@@ -2,9 +2,9 @@
 
 import pytest
 
+from burnish.core.admission import Limits, admit
 from burnish.core.errors import BadRequest, PromptTooLong
 from burnish.core.types import Request, Sampling
-from burnish.engine.admission import Limits, admit
 
 LIMITS = Limits(vocab_size=10, max_tokens=20)
 

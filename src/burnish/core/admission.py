@@ -1,5 +1,6 @@
-"""The proof that a request fits, before it is queued. No torch: the front asks the same question."""
+"""The proof that a request fits, before it is queued: the front and the engine ask the same question."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from burnish.core.errors import BadRequest, PromptTooLong
@@ -22,15 +23,9 @@ def admit(request: Request, limits: Limits) -> int:
     assert sampling.n == 1, "choices are separate requests"
     if length == 0:
         raise BadRequest("the prompt is empty", remedy="Send at least one token", param="prompt")
-    for name, ids in (
-        ("prompt", request.prompt),
-        ("stop_token_ids", sampling.stop_token_ids),
-        ("logit_bias", tuple(token_id for token_id, _ in sampling.logit_bias)),
-    ):
-        wrong = next((i for i in ids if not 0 <= i < limits.vocab_size), None)
-        if wrong is not None:
-            remedy = f"Use ids 0 to {limits.vocab_size - 1}"
-            raise BadRequest(f"token id {wrong} is not in the vocabulary", remedy=remedy, param=name)
+    check_ids(request.prompt, limits.vocab_size, "prompt")
+    check_ids(sampling.stop_token_ids, limits.vocab_size, "stop_token_ids")
+    check_ids((token_id for token_id, _ in sampling.logit_bias), limits.vocab_size, "logit_bias")
     if length >= limits.max_tokens:
         raise PromptTooLong(
             f"the prompt has {length} tokens, the limit is {limits.max_tokens} with at least one of output",
@@ -44,3 +39,11 @@ def admit(request: Request, limits: Limits) -> int:
             param="max_tokens",
         )
     return sampling.max_tokens or limits.max_tokens - length
+
+
+def check_ids(ids: Iterable[int], vocab_size: int, param: str) -> None:
+    """Raise ``BadRequest`` for an id outside the vocabulary; ``param`` says where it stood."""
+    wrong = next((i for i in ids if not 0 <= i < vocab_size), None)
+    if wrong is not None:
+        remedy = f"Use ids 0 to {vocab_size - 1}"
+        raise BadRequest(f"token id {wrong} is not in the vocabulary", remedy=remedy, param=param)
