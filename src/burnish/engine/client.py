@@ -202,7 +202,8 @@ class _EngineProcess:
         """The next report; None when the process has ended or says nothing although it should."""
         while True:
             try:
-                return await asyncio.wait_for(self._reports.get(), timeout=1.0)
+                async with asyncio.timeout(1.0):  # wait_for loses a cancellation that meets a report (Python < 3.12)
+                    return await self._reports.get()
             except TimeoutError:
                 if is_stalled():
                     break
