@@ -11,8 +11,10 @@ from burnish.assemble import Origin, load_checked, write_artifact
 from burnish.cli.output import AsJson, Model, Moved, err, human_bytes, print_json, progress
 from burnish.compress.recipe import find_recipe
 from burnish.compress.walk import compress as compress_decoder
-from burnish.core.errors import BadSettings
+from burnish.models import llama2c
 from burnish.models.locate import locate
+from burnish.models.tensor_files import shards
+from burnish.registry.artifact import refuse_used
 
 app = typer.Typer(add_completion=False)
 
@@ -52,8 +54,7 @@ def compress(
 def write_variant(parent: Path, out: Path, recipe_name: str, moved: Moved) -> Compressed:
     """Load, compress, write. Raises ``BadSettings`` for an unknown recipe or an output that exists."""
     recipe = find_recipe(recipe_name)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadSettings(f"output {str(out)!r} exists and is not an empty folder", remedy="Name a new folder")
+    refuse_used(out)
     loaded = load_checked(parent)
     records = compress_decoder(loaded.decoder, recipe, progress=moved)
     manifest = write_artifact(loaded, Origin(parent, recipe.name, records), out)
@@ -69,6 +70,6 @@ def write_variant(parent: Path, out: Path, recipe_name: str, moved: Moved) -> Co
 
 
 def model_bytes(path: Path) -> int:
-    """Bytes of a model's weight files."""
-    files = [path] if path.is_file() else [*path.glob("*.safetensors"), *path.glob("*.bin")]
-    return sum(file.stat().st_size for file in files)
+    """Bytes of the files a model is loaded from."""
+    single = llama2c.find(path)
+    return sum(file.stat().st_size for file in (shards(path) if single is None else [single]))

@@ -8,6 +8,7 @@ from pathlib import Path
 from burnish.cli.compress import write_variant
 from burnish.cli.output import progress
 from burnish.core.errors import BadCheckpoint, BadSettings
+from burnish.models import llama2c, tok_bin
 from burnish.models.checkpoint import raw_config
 from burnish.models.tokenizer import FILES as TOKENIZER_FILES
 from burnish.registry.artifact import check_files, content_hash, read_manifest
@@ -21,7 +22,8 @@ def cache_folder() -> Path:
 def variants_folder(model: Path) -> Path:
     """Where the variants of this very model are kept: one with other weights or another tokenizer has its own."""
     digest = hashlib.sha256(content_hash(model).encode())
-    for file in (model / name for name in TOKENIZER_FILES):
+    single = llama2c.find(model)
+    for file in (model / name for name in TOKENIZER_FILES) if single is None else [tok_bin.find(single)]:
         digest.update(file.read_bytes() if file.is_file() else b"")
     return cache_folder() / "variants" / digest.hexdigest()[:16]
 
@@ -36,18 +38,43 @@ def find_variant(model: Path, weights: str, *, quiet: bool = False) -> Path:
         return model
     if stored is not None:
         raise BadSettings(f"{str(model)!r} is compressed already", remedy="Leave --weights out, or name its parent")
-    out = variants_folder(model) / weights
-    if not is_whole(out):
+    with progress(f"Checking {weights}", quiet=quiet):
+        out = variants_folder(model) / weights
+        found = is_whole(out)
+    if not found:
+        make_cache(out.parent)
         shutil.rmtree(out, ignore_errors=True)
+        _make(model, out, weights, quiet=quiet)
+    return out
+
+
+def _make(model: Path, out: Path, weights: str, *, quiet: bool) -> None:
+    """Write a variant, or take what another process wrote meanwhile."""
+    try:
         with progress(f"Making {weights}", quiet=quiet) as moved:
             write_variant(model, out, weights, moved)
-    return out
+    except BadSettings:
+        if not is_whole(out):
+            raise
+
+
+def make_cache(folder: Path) -> None:
+    """Make a folder of the cache. Raises ``BadSettings`` when nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(folder, os.W_OK) else "no right to write"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise BadSettings(
+            f"cache {str(folder)!r} cannot be written: {reason}", remedy="Name another folder with XDG_CACHE_HOME"
+        )
 
 
 def is_whole(folder: Path) -> bool:
     """Whether an artifact is there with all its files unchanged."""
     try:
         manifest = read_manifest(folder)
+        return manifest is not None and not check_files(folder, manifest)
     except BadCheckpoint:
         return False
-    return manifest is not None and not check_files(folder, manifest)

@@ -30,7 +30,7 @@ class TensorFolder:
     def __init__(self, folder: Path) -> None:
         self._stack, self._files = ExitStack(), dict[str, Any]()
         self.tensors: dict[str, Stored] = {}
-        for path in _shards(folder):
+        for path in shards(folder):
             self._open(path)
 
     def __enter__(self) -> "TensorFolder":
@@ -62,7 +62,8 @@ class TensorFolder:
         return tensor
 
 
-def _shards(folder: Path) -> list[Path]:
+def shards(folder: Path) -> list[Path]:
+    """The files that hold a folder's tensors. Raises ``NotFound``, or ``BadCheckpoint`` for a broken index."""
     if not (folder / INDEX).is_file():
         if not (folder / SINGLE).is_file():
             others = sorted(path.name for path in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt*"))

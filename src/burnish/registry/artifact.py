@@ -89,6 +89,8 @@ def read_manifest(folder: Path) -> Manifest | None:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise _unreadable(path, error) from None
     try:
         manifest = _READER.validate_json(data)
     except ValidationError as error:
@@ -129,8 +131,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
     Raises ``BadSettings`` when ``out`` exists and is not an empty folder, or cannot be made.
     """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise BadSettings(f"output {str(out)!r} exists and is not an empty folder", remedy="Name a new folder")
+    refuse_used(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
@@ -139,14 +140,39 @@ def new_folder(out: Path) -> Iterator[Path]:
     try:
         yield staging
         staging.chmod(0o755)
-        staging.replace(out)
+        _publish(staging, out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def refuse_used(out: Path) -> None:
+    """Raise ``BadSettings`` unless ``out`` is free: not there, or an empty folder."""
+    try:
+        is_free = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    except OSError as error:
+        raise BadSettings(f"output {str(out)!r} cannot be read: {error.strerror}", remedy="Name another") from None
+    if not is_free:
+        raise BadSettings(f"output {str(out)!r} exists and is not an empty folder", remedy="Name a new folder")
+
+
+def _publish(staging: Path, out: Path) -> None:
+    try:
+        staging.replace(out)
+    except OSError:  # somebody else was faster
+        refuse_used(out)
+        raise
+
+
 def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> BadCheckpoint:
+    return BadCheckpoint(f"{str(path)!r} cannot be read: {error.strerror}", remedy="Check the file and its rights")
 
 
 def _is_listed(path: Path) -> bool:
