@@ -3,6 +3,7 @@
 Rooms that load torch are imported where they are used: the HTTP process assembles its app without it.
 """
 
+import asyncio
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -102,6 +103,7 @@ def build_engine(path: Path, config: EngineConfig, name: str) -> "tuple[Engine, 
         max_request_tokens=engine.limits.max_tokens,
         weights=loaded.weights,
         created=int(time.time()),
+        max_in_flight=config.max_waiting,
     )
     return engine, card
 
@@ -123,13 +125,20 @@ async def serve_model(
     service: "ServiceConfig",
     announce: Callable[[str], None],
 ) -> None:
-    """Run the engine in its own process and serve it until SIGTERM or SIGINT. ``announce`` is told the URL."""
+    """Run the engine in its own process and serve it until SIGTERM or SIGINT. ``announce`` is told the URL.
+
+    Raises as ``load_checked``, and ``Unavailable`` when the engine's process dies while it loads.
+    """
     from burnish.engine.client import EngineClient
     from burnish.service.server import serve
 
     client = EngineClient(partial(build_engine, path, engine, name))
-    try:
+
+    async def make_app() -> "FastAPI":
         card = await client.start()
-        await serve(build_app(client, path, card, service), listener, announce=announce)
+        return await asyncio.to_thread(build_app, client, path, card, service)  # a large vocabulary takes a second
+
+    try:
+        await serve(make_app, listener, announce=announce)
     finally:
         await client.close()

@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from fastapi import FastAPI
+
 from burnish.core.errors import BadRequest
 from burnish.core.types import (
     Alternative,
@@ -139,10 +141,13 @@ def _logprobs(request: Request, token_id: int, said: int) -> tuple[TokenLogprobs
 def serving(double: Double, codec: ByteCodec | None = BYTES, **settings: object) -> Iterator[str]:
     """A real uvicorn on loopback, in a thread; yields its base URL and drains at the end."""
     config = ServiceConfig(**settings)  # type: ignore[arg-type]
-    app = create_app(double, codec, CARD, config)
     started = threading.Event()
     listener = bind("127.0.0.1", 0)
-    server = DrainingServer(app, "", lambda _: started.set())
+
+    async def make_app() -> FastAPI:
+        return create_app(double, codec, CARD, config)
+
+    server = DrainingServer(make_app, started.set)
     thread = threading.Thread(target=lambda: server.run(sockets=[listener]))
     thread.start()
     try:

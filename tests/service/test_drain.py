@@ -22,10 +22,11 @@ CHAT = {"model": "double", "messages": [{"role": "user", "content": "hi"}], "str
 
 @contextmanager
 def process(pause_s: float, drain_s: float) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    command = [sys.executable, "-m", "tests.service.slow_server", str(pause_s), str(drain_s)]
+    command = [sys.executable, "-m", "tests.service.slow_server", str(pause_s), str(drain_s), "0"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
         try:
             assert running.stdout
+            running.stdout.readline()  # the port
             yield running, running.stdout.readline().strip()
         finally:
             running.kill()

@@ -4,14 +4,17 @@ import asyncio
 import errno
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
 from burnish.core.errors import BadSettings
+from burnish.service.door import Door
 from burnish.service.front import Front
+from burnish.service.lifecycle import Lifecycle
 
 LAST_BYTES_S = 2  # after the drain: time for connections to close
 
@@ -35,49 +38,70 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def run_server(app: FastAPI, host: str, port: int, *, announce: Callable[[str], None] | None = None) -> None:
-    """``serve`` on an event loop of its own. Raises ``BadSettings`` when the port is in use."""
-    with bind(host, port) as listener:
-        asyncio.run(serve(app, listener, announce=announce))
-
-
-async def serve(app: FastAPI, listener: socket.socket, *, announce: Callable[[str], None] | None = None) -> None:
+async def serve(
+    make_app: Callable[[], Awaitable[FastAPI]],
+    listener: socket.socket,
+    *,
+    announce: Callable[[str], None] | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return; a second SIGINT ends at once.
 
-    ``announce`` is told the URL once requests are taken.
+    While ``make_app`` runs, the port answers that the server is live and not ready; a signal then ends it at once.
+    ``announce`` is told the URL once requests are taken. Raises what ``make_app`` raises.
     """
     bound_host, bound_port = listener.getsockname()[:2]
     url = f"http://[{bound_host}]:{bound_port}" if ":" in bound_host else f"http://{bound_host}:{bound_port}"
-    await DrainingServer(app, url, announce).serve(sockets=[listener])
+
+    def ready() -> None:
+        if announce:
+            announce(url)
+
+    await DrainingServer(make_app, ready).serve(sockets=[listener])
 
 
 class DrainingServer(uvicorn.Server):
     """uvicorn, except that a signal starts the drain first, and that it then exits as if nothing had happened."""
 
-    def __init__(self, app: FastAPI, url: str, announce: Callable[[str], None] | None) -> None:
+    def __init__(self, make_app: Callable[[], Awaitable[FastAPI]], ready: Callable[[], None]) -> None:
+        self._door = Door()
         super().__init__(
             uvicorn.Config(
-                app,
+                self._door,
                 http="h11",
                 ws="none",
+                lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=LAST_BYTES_S,
             )
         )
-        front: Front = app.state.front
-        self._lifecycle, self._url, self._announce = front.lifecycle, url, announce
+        self._make_app, self._ready = make_app, ready
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._lifecycle: Lifecycle | None = None  # there is none before the application
         self._drain: asyncio.Task[None] | None = None
         self._signalled = False
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then tell where."""
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Make the application while serving. Raises what kept it from being made, after the port is closed."""
         self._loop = asyncio.get_running_loop()
-        await super().startup(sockets)
-        if self._announce:
-            self._announce(self._url)
+        opening = asyncio.create_task(self._open())
+        try:
+            await super().serve(sockets)
+        finally:
+            opening.cancel()
+        with suppress(asyncio.CancelledError):
+            await opening
+
+    async def _open(self) -> None:
+        try:
+            app = await self._make_app()
+        except BaseException:
+            self.should_exit = True
+            raise
+        front: Front = app.state.front
+        self._door.app, self._lifecycle = app, front.lifecycle
+        self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: drain. SIGINT after that: exit now."""
@@ -89,10 +113,8 @@ class DrainingServer(uvicorn.Server):
 
     def drain_soon(self) -> None:
         """Start the drain from a signal handler or another thread."""
-        if self._loop is None:
-            self.should_exit = True
-        else:
-            self._loop.call_soon_threadsafe(self._start_drain)
+        assert self._loop is not None, "called while it serves"
+        self._loop.call_soon_threadsafe(self._start_drain)
 
     def _start_drain(self) -> None:
         # A task is held weakly by the loop: without this reference it could vanish.
@@ -100,7 +122,8 @@ class DrainingServer(uvicorn.Server):
 
     async def _drain_and_exit(self) -> None:
         try:
-            await self._lifecycle.drain()
+            if self._lifecycle:
+                await self._lifecycle.drain()
         finally:
             self.should_exit = True
 
