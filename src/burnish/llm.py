@@ -3,11 +3,13 @@
 import asyncio
 import itertools
 import threading
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from burnish.assemble import build_engine
+from burnish.core.admission import admit
 from burnish.core.errors import BadRequest, BurnishError
 from burnish.core.types import (
     Event,
@@ -24,6 +26,8 @@ from burnish.core.types import (
 from burnish.engine.config import EngineConfig
 from burnish.models.locate import locate
 from burnish.models.tokenizer import load_tokenizer
+
+NO_LIMIT = 2**31
 
 
 @dataclass(kw_only=True, slots=True)
@@ -64,9 +68,12 @@ class LLM:
     def __init__(self, model: str | Path = "builtin", config: EngineConfig | None = None) -> None:
         path = locate(str(model))
         self.tokenizer = load_tokenizer(path)
-        self._engine, self.card = build_engine(path, config or EngineConfig(), str(model))
-        self._lock = threading.Lock()  # guards the engine and the mailboxes
-        self._mail: dict[str, list[Event]] = {}
+        # a caller in this process may queue as much as it likes
+        patient = replace(config or EngineConfig(), max_waiting=NO_LIMIT)
+        self._engine, self.card = build_engine(path, patient, str(model))
+        self._engine_lock = threading.Lock()  # held for whole steps: never taken on an event loop
+        self._orders: deque[Request | str] = deque()  # requests to add and ids to abort, taken before the next step
+        self._mail: dict[str, deque[Event]] = {}
         self._ids = itertools.count()
 
     def generate(
@@ -77,12 +84,14 @@ class LLM:
         Raises ``BadRequest`` for a prompt that does not fit; then nothing was generated.
         """
         listed: list[str | Sequence[int]] = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not all(isinstance(prompt, str | Sequence) for prompt in listed):
+            raise BadRequest("prompts are strings or lists of token ids", remedy="Put one list of ids into another")
         outputs: dict[str, Output] = {}
         try:
             for prompt_index, prompt in enumerate(listed):
                 for index, request in enumerate(self._requests(prompt, sampling or Sampling())):
                     outputs[request.request_id] = Output(prompt_index=prompt_index, index=index)
-                    self._add(request)
+                    self._order(request)
             open_ids = set(outputs)
             while open_ids:
                 for request_id in list(open_ids):
@@ -97,7 +106,7 @@ class LLM:
         return list(outputs.values())
 
     async def stream(self, prompt: str | Sequence[int], sampling: Sampling | None = None) -> AsyncIterator[Output]:
-        """The output so far, after every step that added to it; the last one carries the finish reason.
+        """The output so far, after every step that added to it, each a copy; the last carries the finish reason.
 
         Closing the iterator aborts the request. Streams open at the same time are computed together.
         """
@@ -106,13 +115,13 @@ class LLM:
             raise BadRequest(f"n = {len(choices)} cannot be streamed", remedy="Open one stream per choice", param="n")
         request_id, output = choices[0].request_id, Output()
         try:
-            self._add(choices[0])
+            self._order(choices[0])
             while output.finish_reason is None:
                 events = self._collect(request_id)
                 for event in events:
                     output.take(event)
                 if any(isinstance(event, TokenEvent | FinishEvent) for event in events):
-                    yield output
+                    yield replace(output, token_ids=[*output.token_ids])
                 else:
                     await asyncio.to_thread(self._advance, {request_id})
         finally:
@@ -131,7 +140,8 @@ class LLM:
 
     def load(self) -> Load:
         """What the engine carries at the moment."""
-        with self._lock:
+        with self._engine_lock:
+            self._take_orders()
             return self._engine.load()
 
     def _tokens(self, prompt: str) -> list[int]:
@@ -145,27 +155,44 @@ class LLM:
         tokens = self._tokens(prompt) if isinstance(prompt, str) else prompt
         return Request(request_id=str(next(self._ids)), prompt=tuple(tokens), sampling=sampling).choices()
 
-    def _add(self, request: Request) -> None:
-        with self._lock:
-            self._engine.add(request)
-            self._mail[request.request_id] = []
+    def _order(self, request: Request) -> None:
+        """Have a request added before the next step. Raises ``BadRequest`` at once when it can never fit."""
+        admit(request, self._engine.limits)
+        self._mail[request.request_id] = deque()
+        self._orders.append(request)
 
     def _collect(self, request_id: str) -> list[Event]:
-        with self._lock:
-            events, self._mail[request_id] = self._mail[request_id], []
-            return events
+        mail = self._mail[request_id]
+        return [mail.popleft() for _ in range(len(mail))]
 
     def _advance(self, waited_for: set[str]) -> None:
         """One step for everybody, unless a step of another caller has brought what is waited for meanwhile."""
-        with self._lock:
+        with self._engine_lock:
+            self._take_orders()
             if any(self._mail[request_id] for request_id in waited_for):
                 return
             for event in self._engine.step():
-                if event.request_id in self._mail:
-                    self._mail[event.request_id].append(event)
+                mail = self._mail.get(event.request_id)
+                if mail is not None:
+                    mail.append(event)
+            self._take_orders()
 
-    def _forget(self, request_ids: Sequence[str] | dict[str, Output]) -> None:
-        with self._lock:
-            for request_id in request_ids:
-                self._engine.abort(request_id)
-                self._mail.pop(request_id, None)
+    def _take_orders(self) -> None:
+        """Under the engine's lock: add and abort what was ordered, in order."""
+        while self._orders:
+            order = self._orders.popleft()
+            if isinstance(order, str):
+                self._engine.abort(order)
+            else:
+                self._engine.add(order)
+
+    def _forget(self, request_ids: Iterable[str]) -> None:
+        """Abort what is not finished: now if the engine is free, else by whoever is stepping it."""
+        for request_id in list(request_ids):
+            self._mail.pop(request_id, None)
+            self._orders.append(request_id)
+        if self._engine_lock.acquire(blocking=False):
+            try:
+                self._take_orders()
+            finally:
+                self._engine_lock.release()

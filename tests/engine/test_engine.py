@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from burnish.core.errors import BadRequest, Overloaded, PromptTooLong
+from burnish.core.errors import BadRequest, BadSettings, Overloaded, PromptTooLong
 from burnish.core.types import FinishEvent, StartEvent
 from burnish.engine.engine import Engine
+from burnish.engine.sampling import Chosen
+from burnish.engine.sequence import Sequence
 from burnish.models.decoder import Decoder
 from tests.engine.conftest import MakeEngine, end, finish, request, run, text, tokens
 from tests.tiny import EOS, ByteTokenizer, FakeClock
@@ -106,6 +108,32 @@ def test_a_failed_step_ends_what_runs_and_the_engine_goes_on(make_engine: MakeEn
     assert isinstance(event, FinishEvent)
     assert event.error == "broken"
     assert len(tokens(run(engine, [request("next", PROMPT)])["next"])) == 12
+
+
+def test_a_step_that_raises_half_way_loses_no_event(
+    make_engine: MakeEngine, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine()
+    for name in ("first", "second"):
+        engine.add(request(name, PROMPT, max_tokens=1))
+    append = engine._append
+
+    def broken(sequence: Sequence, choice: Chosen) -> None:
+        if sequence.request.request_id == "second":
+            raise RuntimeError("half-way")
+        append(sequence, choice)
+
+    monkeypatch.setattr(engine, "_append", broken)
+    with pytest.raises(RuntimeError):
+        engine.step()
+    ends = {e.request_id: e.reason for e in engine.fail("broken") if isinstance(e, FinishEvent)}
+    assert ends == {"first": "length", "second": "error"}
+    assert engine.load().used_blocks == 0
+
+
+def test_more_blocks_than_memory_are_refused(make_engine: MakeEngine) -> None:
+    with pytest.raises(BadSettings, match="GiB"):
+        make_engine(num_blocks=10**9)
 
 
 def test_what_never_fits_is_refused_and_what_just_fits_runs(make_engine: MakeEngine) -> None:

@@ -27,7 +27,7 @@ def row(
     ("function", "sampling", "expected"),
     [
         (chain.add_bias, Sampling(logit_bias=((2, 5.0), (0, -1.0))), [1.0, 1.0, 5.0, -1.0]),
-        (chain.temper, Sampling(temperature=0.5), [4.0, 2.0, 0.0, -2.0]),
+        (chain.temper, Sampling(temperature=0.5), [0.0, -2.0, -4.0, -6.0]),
         (chain.temper, Sampling(temperature=0), [2.0, 1.0, 0.0, -1.0]),
         (chain.keep_top_k, Sampling(top_k=2), [2.0, 1.0, INF, INF]),
         (chain.keep_top_k, Sampling(top_k=9), [2.0, 1.0, 0.0, -1.0]),
@@ -77,12 +77,37 @@ def test_drawn_tokens_follow_the_distribution() -> None:
     logits=st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=12),
     uniform=st.floats(0, 1, exclude_max=True),
     top_k=st.integers(0, 12),
-    top_p=st.floats(0.01, 1),
+    top_p=st.floats(1e-12, 1),
+    min_p=st.floats(0, 1),
+    temperature=st.one_of(st.just(0.0), st.floats(5e-324, 100)),
+    repetition=st.floats(0.01, 100),
+    bias=st.floats(-100, 100),
 )
-def test_a_draw_never_leaves_what_was_kept(logits: list[float], uniform: float, top_k: int, top_p: float) -> None:
-    state = (row(Sampling(top_k=top_k, top_p=top_p), uniform=uniform),)
-    kept = chain.keep_top_p(chain.keep_top_k(torch.tensor([logits]), state), state)
+def test_a_draw_never_leaves_what_was_kept(
+    logits: list[float],
+    uniform: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    temperature: float,
+    repetition: float,
+    bias: float,
+) -> None:
+    """Whatever a request may ask for, its token is one of the vocabulary that the filters left."""
+    sampling = Sampling(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition,
+        logit_bias=((0, bias),),
+    )
+    state = (row(sampling, prompt=(0,), output=[1], uniform=uniform),)
+    kept = torch.tensor([logits])
+    for function in chain.CHAIN:
+        kept = function(kept, state)
     [token] = chain.draw(kept, state)
+    assert 0 <= token < len(logits)
     assert math.isfinite(kept[0, token])
 
 
@@ -115,10 +140,11 @@ def test_logprobs_are_of_the_model_not_of_the_filters() -> None:
 
 
 def test_logits_that_are_no_numbers_fail_their_row_only() -> None:
-    logits = LOGITS.repeat(3, 1)
+    logits = LOGITS.repeat(4, 1)
     logits[1, 2] = float("nan")
-    first, broken, last = sample(logits, tuple(row(Sampling(temperature=0)) for _ in range(3)))
-    assert (first.token_id, broken.token_id, last.token_id) == (0, None, 0)
+    logits[2] = float("-inf")
+    chosen = sample(logits, tuple(row(Sampling(temperature=0)) for _ in range(4)))
+    assert [choice.token_id for choice in chosen] == [0, None, None, 0]
 
 
 @pytest.mark.parametrize(
@@ -137,6 +163,13 @@ def test_logits_that_are_no_numbers_fail_their_row_only() -> None:
         {"n": 0},
         {"logprobs": -1},
         {"stop": ("",)},
+        {"stop": "the end"},
+        {"stop_token_ids": [1]},
+        {"logit_bias": {1: 1.0}},
+        {"max_tokens": 1.5},
+        {"seed": "x"},
+        {"temperature": "hot"},
+        {"temperature": True},
         {"logit_bias": ((1, 101.0),)},
     ],
 )

@@ -6,13 +6,15 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from burnish.core.errors import BadCheckpoint, Overloaded, PromptTooLong, Unavailable
+from burnish.core.errors import BadCheckpoint, BadRequest, Overloaded, PromptTooLong, Unavailable
 from burnish.core.types import Event, FinishEvent, ModelCard, Request, TokenEvent
+from burnish.engine import client as client_module
 from burnish.engine.client import EngineClient, SupervisorConfig
 from burnish.engine.config import EngineConfig
 from burnish.engine.engine import Engine
@@ -22,6 +24,7 @@ from tests.tiny import VOCAB_SIZE, ByteTokenizer, tiny_decoder
 
 pytestmark = pytest.mark.anyio
 CARD = ModelCard(name="tiny", vocab_size=VOCAB_SIZE, max_positions=512, max_request_tokens=512, weights="dense")
+NARROW = replace(CARD, max_in_flight=1)
 CONFIG = EngineConfig(num_blocks=64, block_size=8, threads=1)
 
 
@@ -49,6 +52,10 @@ def build() -> tuple[Engine, ModelCard]:
     return Breakable(tiny_decoder(seed=3), ByteTokenizer(), CONFIG), CARD
 
 
+def build_narrow() -> tuple[Engine, ModelCard]:
+    return build()[0], NARROW
+
+
 def refuse() -> tuple[Engine, ModelCard]:
     raise BadCheckpoint("there is no such model", remedy="Check the path")
 
@@ -64,10 +71,10 @@ def count_starts(file: Path) -> tuple[Engine, ModelCard]:
 
 
 @asynccontextmanager
-async def client(start: Build = build, **supervision: float) -> AsyncIterator[EngineClient]:
-    made = EngineClient(start, SupervisorConfig(**supervision))  # type: ignore[arg-type]
+async def client(start: Build = build, card: ModelCard = CARD, **supervision: float) -> AsyncIterator[EngineClient]:
+    made = EngineClient(start, SupervisorConfig(**supervision))
     try:
-        assert await made.start() == CARD
+        assert await made.start() == card
         yield made
     finally:
         await made.close()
@@ -131,7 +138,7 @@ async def test_a_broken_step_fails_its_batch_only() -> None:
     async with client() as engine:
         first = engine.pid
         events = await collect(engine, request("broken", [251, 1]))
-        assert "this step is broken" in (end(events).error or "")
+        assert "failed at this step" in (end(events).error or "")
         assert end(await collect(engine, request("after", [1, 2]))).reason == "length"
         assert engine.pid == first
 
@@ -166,12 +173,54 @@ async def test_drain_takes_nothing_new_and_finishes_what_runs(tmp_path: Path) ->
 
 
 async def test_too_many_requests_in_flight_are_refused() -> None:
-    async with client(max_in_flight=1) as engine:
+    async with client(build_narrow, card=NARROW) as engine:
         first = engine.submit(request("a", [1], max_tokens=400))
         await anext(first)
         with pytest.raises(Overloaded):
             await collect(engine, request("b", [1]))
         await first.aclose()
+
+
+async def test_a_slow_reader_is_no_stall() -> None:
+    async with client(stall_s=1.0) as engine:
+        events = engine.submit(request("slow", [1, 2], max_tokens=8))
+        await anext(events)
+        first = engine.pid
+        await eventually(lambda: engine.load().running == 0)
+        await asyncio.sleep(2.5)  # longer than the stall: the engine owes this reader nothing
+        assert (engine.pid, engine.num_restarts) == (first, 0)
+        assert end([event async for event in events]).reason == "length"
+
+
+async def test_an_id_in_use_is_refused_and_its_owner_undisturbed() -> None:
+    async with client() as engine:
+        owner = asyncio.create_task(collect(engine, request("same", [1] * 5, max_tokens=40)))
+        await eventually(lambda: engine.load().running == 1)
+        with pytest.raises(BadRequest, match="in use"):
+            await collect(engine, request("same", [2]))
+        assert len(tokens(await owner)) == 40
+
+
+async def test_a_process_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with client(backoff_s=0.1) as engine:
+        spawn = client_module._EngineProcess
+        refusals = iter([OSError("no more processes"), OSError("no more processes")])
+
+        def sometimes(start: Build) -> object:
+            for refusal in refusals:
+                raise refusal
+            return spawn(start)
+
+        monkeypatch.setattr(client_module, "_EngineProcess", sometimes)
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGKILL)
+        await eventually(lambda: engine.num_restarts == 3 and engine.load().ready)
+        assert end(await collect(engine, request("after", [1, 2]))).reason == "length"
+
+
+async def test_the_pool_is_known_before_the_first_request() -> None:
+    async with client() as engine:
+        assert engine.load()[:6] == (0, 0, 64, 64, 0, 0)
 
 
 async def test_nothing_is_left_behind() -> None:

@@ -19,10 +19,11 @@ _RANGES: dict[str, tuple[float, float]] = {
     "min_p": (0, 1),
     "presence_penalty": (-2, 2),
     "frequency_penalty": (-2, 2),
-    "repetition_penalty": (0, 100),
+    "repetition_penalty": (0.01, 100),
     "n": (1, math.inf),
     "logprobs": (0, math.inf),
 }
+_INTEGERS = ("max_tokens", "top_k", "n", "logprobs", "seed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,15 +53,15 @@ class Sampling:
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        """Raise ``BadRequest`` for a value out of its range."""
+        """Raise ``BadRequest`` for a value of the wrong type or out of its range."""
+        self._check_types()
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 remedy = f"Use {low:g} or more" if high == math.inf else f"Use {low:g} to {high:g}"
                 raise BadRequest(f"{name} = {value} is out of range", remedy=remedy, param=name)
-        if self.top_p == 0 or self.repetition_penalty == 0:
-            name = "top_p" if self.top_p == 0 else "repetition_penalty"
-            raise BadRequest(f"{name} = 0 leaves nothing to choose from", remedy="Use a value above 0", param=name)
+        if self.top_p == 0:
+            raise BadRequest("top_p = 0 leaves nothing to choose from", remedy="Use a value above 0", param="top_p")
         if "" in self.stop:
             raise BadRequest("an empty stop string stops everything", remedy="Remove it", param="stop")
         for token_id, bias in self.logit_bias:
@@ -70,6 +71,17 @@ class Sampling:
                     remedy="Use -100 to 100",
                     param="logit_bias",
                 )
+
+    def _check_types(self) -> None:
+        for name in (*_RANGES, "seed"):
+            value, kinds = getattr(self, name), (int,) if name in _INTEGERS else (int, float)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
+                wanted = "a whole number" if name in _INTEGERS else "a number"
+                raise BadRequest(f"{name} = {value!r} is not {wanted}", remedy=f"Give {wanted}", param=name)
+        for name, kind in (("stop", str), ("stop_token_ids", int), ("logit_bias", tuple)):
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or not all(isinstance(item, kind) for item in value):
+                raise BadRequest(f"{name} = {value!r} is no tuple of {kind.__name__}", remedy="Give one", param=name)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,6 +190,7 @@ class ModelCard:
     max_request_tokens: int  # prompt + output that fit an empty block pool and the context
     weights: str  # format of the weights, as "dense", "int8", "int4-g128"
     created: int = 0  # seconds since 1970
+    max_in_flight: int = 1024  # requests waiting and running; more are refused
 
 
 class Served(Protocol):

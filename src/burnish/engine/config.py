@@ -1,5 +1,6 @@
 """Settings of the engine."""
 
+import os
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -36,10 +37,10 @@ class EngineConfig:
         if not 1 <= self.prefill_floor <= self.prefill_share:
             remedy = f"Use 1 to prefill_share, {self.prefill_share}"
             raise BadSettings(f"prefill_floor {self.prefill_floor} is wrong", remedy=remedy)
-        for name in ("block_size", "num_blocks", "kv_bytes", "max_waiting", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise BadSettings(f"{name} {value} is wrong", remedy="Use 1 or more")
+        for name in ("block_size", "num_blocks", "kv_bytes", "max_waiting", "threads", "skip_ahead", "max_skips"):
+            value, least = getattr(self, name), 0 if "skip" in name else 1
+            if value is not None and value < least:
+                raise BadSettings(f"{name} {value} is wrong", remedy=f"Use {least} or more")
 
 
 class KeyShape(NamedTuple):
@@ -57,9 +58,20 @@ class KeyShape(NamedTuple):
 
 
 def resolve(config: EngineConfig, keys: KeyShape, max_positions: int) -> EngineConfig:
-    """The configuration with ``num_blocks`` decided: what ``kv_bytes`` hold, but no more than can ever be used."""
-    if config.num_blocks is not None:
-        return config
-    affordable = config.kv_bytes // (keys.token_bytes * config.block_size)
-    usable = config.max_running * -(-max_positions // config.block_size)
-    return replace(config, num_blocks=max(1, min(affordable, usable)))
+    """The configuration with ``num_blocks`` decided: what ``kv_bytes`` hold, but no more than can ever be used.
+
+    Raises ``BadSettings`` when the blocks exceed the machine's memory.
+    """
+    block_bytes = keys.token_bytes * config.block_size
+    if config.num_blocks is None:
+        usable = config.max_running * -(-max_positions // config.block_size)
+        config = replace(config, num_blocks=max(1, min(config.kv_bytes // block_bytes, usable)))
+    assert config.num_blocks is not None
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if config.num_blocks * block_bytes > memory_bytes:
+        wanted, there = config.num_blocks * block_bytes / 2**30, memory_bytes / 2**30
+        raise BadSettings(
+            f"{config.num_blocks} KV blocks take {wanted:.1f} GiB, this machine has {there:.1f} GiB",
+            remedy="Use a smaller num_blocks or kv_bytes in [engine]",
+        )
+    return config

@@ -62,6 +62,7 @@ class Engine:
         self._vocabulary, self._clock = vocabulary, clock
         self._eos = vocabulary.eos_token_ids if vocabulary else frozenset[int]()
         self._sequences: dict[str, Sequence] = {}
+        self._outbox: list[Event] = []  # survives a step that raises half-way
         self._num_steps = 0
 
     @property
@@ -93,7 +94,9 @@ class Engine:
 
     def fail(self, error: str) -> list[Event]:
         """End everything that runs after a step that raised; what waits is not touched."""
-        return [self._finish(sequence, "error", error) for sequence in list(self._scheduler.running)]
+        for sequence in list(self._scheduler.running):
+            self._outbox.append(self._finish(sequence, "error", error))
+        return self._take_events()
 
     def step(self) -> list[Event]:
         """Compute one batch: schedule, forward, update."""
@@ -104,7 +107,8 @@ class Engine:
         ready = [chunk.sequence for chunk in schedule.chunks if chunk.is_last]
         chosen = sample(logits, self._state(ready))
         self._num_steps += 1
-        return self._update(begun_s, schedule, ready, chosen)
+        self._update(begun_s, schedule, ready, chosen)
+        return self._take_events()
 
     def load(self) -> Load:
         """Counts for the outside."""
@@ -115,21 +119,21 @@ class Engine:
             Row(s.sampling, s.request.prompt, s.output, s.draw() if s.sampling.temperature > 0 else 0.0) for s in ready
         )
 
-    def _update(self, begun_s: float, schedule: Schedule, ready: list[Sequence], chosen: list[Chosen]) -> list[Event]:
+    def _update(self, begun_s: float, schedule: Schedule, ready: list[Sequence], chosen: list[Chosen]) -> None:
         """Book what was computed, append what was chosen."""
-        events: list[Event] = [
-            StartEvent(request_id=s.request.request_id, queue_s=begun_s - s.arrival_s) for s in schedule.started
-        ]
+        for started in schedule.started:
+            queue_s = begun_s - started.arrival_s
+            self._outbox.append(StartEvent(request_id=started.request.request_id, queue_s=queue_s))
         for chunk in schedule.chunks:
             self._scheduler.advance(chunk)
         for sequence, choice in zip(ready, chosen, strict=True):
-            events += self._append(sequence, choice)
-        return events
+            self._append(sequence, choice)
 
-    def _append(self, sequence: Sequence, choice: Chosen) -> list[Event]:
-        """The events of one new token: the token, and the finish if it is the last."""
+    def _append(self, sequence: Sequence, choice: Chosen) -> None:
+        """One new token, and the finish if it is the last."""
         if choice.token_id is None:
-            return [self._finish(sequence, "error", "the model's logits are not numbers")]
+            self._outbox.append(self._finish(sequence, "error", "the model's logits are not numbers"))
+            return
         sequence.tokens.append(choice.token_id)
         is_end = self._ends(sequence, choice.token_id)
         text = "" if is_end else sequence.text.push(choice.token_id)
@@ -142,7 +146,13 @@ class Engine:
             text=text,
             logprobs=None if choice.logprobs is None else (choice.logprobs,),
         )
-        return [token] if reason is None else [token, self._finish(sequence, reason)]
+        self._outbox.append(token)
+        if reason is not None:
+            self._outbox.append(self._finish(sequence, reason))
+
+    def _take_events(self) -> list[Event]:
+        events, self._outbox = self._outbox, []
+        return events
 
     def _ends(self, sequence: Sequence, token_id: int) -> bool:
         """Whether the token itself ends the generation: its text is not shown."""

@@ -22,6 +22,7 @@ class Row(NamedTuple):
 
 
 BatchState = tuple[Row, ...]
+MIN_TEMPERATURE = 1e-5  # below it a draw is greedy in all but name, and quotients leave float32
 Logits = Callable[[Tensor, BatchState], Tensor]
 
 
@@ -71,7 +72,9 @@ def temper(logits: Tensor, state: BatchState) -> Tensor:
     """Divide by the temperature; rows with temperature 0 are greedy and stay as they are."""
     if all(row.sampling.temperature in (0, 1) for row in state):
         return logits
-    return logits / torch.tensor([row.sampling.temperature or 1.0 for row in state]).unsqueeze(1)
+    divisors = [max(row.sampling.temperature, MIN_TEMPERATURE) if row.sampling.temperature else 1.0 for row in state]
+    best = logits.amax(1, keepdim=True)  # taken off first: quotients then overflow towards minus infinity only
+    return (logits - best) / torch.tensor(divisors).unsqueeze(1)
 
 
 def keep_top_k(logits: Tensor, state: BatchState) -> Tensor:
@@ -120,7 +123,7 @@ CHAIN: tuple[Logits, ...] = (
 
 def sample(logits: Tensor, state: BatchState) -> list[Chosen]:
     """The next token of every row of logits (R, V)."""
-    sane = (logits.isfinite() | logits.isneginf()).all(1).tolist()
+    sane = ((logits.isfinite() | logits.isneginf()).all(1) & logits.isfinite().any(1)).tolist()
     filtered = torch.nan_to_num(logits, nan=0.0) if not all(sane) else logits
     for function in CHAIN:
         filtered = function(filtered, state)
@@ -138,8 +141,10 @@ def draw(logits: Tensor, state: BatchState) -> list[int]:
     if rows:
         cumulative = logits[rows].double().softmax(1).cumsum(1)
         targets = torch.tensor([state[r].uniform for r in rows], dtype=torch.float64).unsqueeze(1)
-        drawn = torch.searchsorted(cumulative, targets * cumulative[:, -1:], right=True).squeeze(1)
-        for r, token in zip(rows, drawn.tolist(), strict=True):
+        total = cumulative[:, -1:].contiguous()
+        drawn = torch.searchsorted(cumulative, targets * total, right=True)
+        last = torch.searchsorted(cumulative, total)  # a target rounded up to the total stays on what can be drawn
+        for r, token in zip(rows, torch.minimum(drawn, last).squeeze(1).tolist(), strict=True):
             tokens[r] = token
     return tokens
 

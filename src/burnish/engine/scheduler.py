@@ -153,12 +153,16 @@ class Scheduler:
 
     def _admit(self, sequence: Sequence) -> bool:
         """Move a waiting sequence to running, with its cached prefix, if all it knows has room."""
+        if self.running and sequence.refused_at is not None and self.pool.num_available <= sequence.refused_at:
+            return False  # nothing was freed since: spare the look at every block of its prefix
         chain = self.prefix.find(sequence.tokens, sequence.request.salt) if self.config.prefix_cache else []
         found = [entry.block for entry in chain[1:]]
         needed = -(-(sequence.num_known + 1) // self.config.block_size) - len(found)
         revived = sum(self.pool.references(block) == 0 for block in found)
         if needed + revived > self.pool.num_available and self.running:
+            sequence.refused_at = self.pool.num_available
             return False
+        sequence.refused_at = None
         sequence.chain = chain
         for block in found:
             self.pool.share(block)

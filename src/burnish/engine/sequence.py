@@ -24,6 +24,7 @@ class Sequence:
         self.blocks: list[int] = []
         self.chain: list[Entry] = []  # of its full blocks; owned by the prefix cache
         self.skips = 0
+        self.refused_at: int | None = None  # available blocks when it last did not fit
         seed = request.sampling.seed  # as text: Random takes -1 and 1 for the same number
         self._random = random.Random(None if seed is None else str(seed))  # noqa: S311 - sampling, not secrets
 

@@ -5,7 +5,6 @@ The border is crossed in batches: lists of commands go in, one ``Progress`` per 
 
 import logging
 import signal
-import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import NamedTuple, Protocol
@@ -32,6 +31,7 @@ class Ready(NamedTuple):
     """The model is loaded."""
 
     card: ModelCard
+    load: Load
 
 
 class Failed(NamedTuple):
@@ -94,7 +94,7 @@ def run_engine(pipe: Connection, build: Build) -> None:
         pipe.send(Failed(error))
         return
     try:
-        pipe.send(Ready(card))
+        pipe.send(Ready(card, engine.load()))
         while True:
             pipe.send(_turn(pipe, engine))
     except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -111,7 +111,7 @@ def _turn(pipe: Connection, engine: Steppable) -> Progress:
         events += engine.step()
     except Exception:  # one batch fails, the engine goes on; the parent sees the events
         log.exception("a step failed")
-        failed = engine.fail(f"the step failed: {traceback.format_exc(limit=0).splitlines()[-1]}")
+        failed = engine.fail("the engine failed at this step; its log says why")
         if not failed:  # nothing ran, so failing it cannot help: the process ends and is replaced
             raise
         events += failed
