@@ -5,6 +5,7 @@ import torch
 
 from burnish.core.errors import BadRequest, BadSettings, Overloaded, PromptTooLong
 from burnish.core.types import FinishEvent, StartEvent
+from burnish.engine.config import EngineConfig
 from burnish.engine.engine import Engine
 from burnish.engine.sampling import Chosen
 from burnish.engine.sequence import Sequence
@@ -134,6 +135,12 @@ def test_a_step_that_raises_half_way_loses_no_event(
 def test_more_blocks_than_memory_are_refused(make_engine: MakeEngine) -> None:
     with pytest.raises(BadSettings, match="GiB"):
         make_engine(num_blocks=10**9)
+
+
+def test_a_pool_smaller_than_the_context_is_told(decoder: Decoder, caplog: pytest.LogCaptureFixture) -> None:
+    engine = Engine(decoder, ByteTokenizer(), EngineConfig(block_size=8, kv_bytes=8 * 8 * 512, threads=1))
+    assert "holds 64 tokens of a context of 512" in caplog.text
+    assert engine.limits.max_tokens == 64
 
 
 def test_what_never_fits_is_refused_and_what_just_fits_runs(make_engine: MakeEngine) -> None:

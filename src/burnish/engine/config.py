@@ -1,10 +1,13 @@
 """Settings of the engine."""
 
+import logging
 import os
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from burnish.core.errors import BadSettings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,8 +67,16 @@ def resolve(config: EngineConfig, keys: KeyShape, max_positions: int) -> EngineC
     """
     block_bytes = keys.token_bytes * config.block_size
     if config.num_blocks is None:
-        usable = config.max_running * -(-max_positions // config.block_size)
-        config = replace(config, num_blocks=max(1, min(config.kv_bytes // block_bytes, usable)))
+        context = -(-max_positions // config.block_size)
+        affordable = max(1, config.kv_bytes // block_bytes)
+        if affordable < context:
+            fits = affordable * config.block_size
+            log.warning(
+                "kv_bytes in [engine] holds %d tokens of a context of %d: longer requests are refused",
+                fits,
+                max_positions,
+            )
+        config = replace(config, num_blocks=min(affordable, config.max_running * context))
     assert config.num_blocks is not None
     memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if config.num_blocks * block_bytes > memory_bytes:
