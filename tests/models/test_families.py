@@ -76,19 +76,33 @@ def test_a_written_configuration_reads_back(name: str, root: Path) -> None:
 
 def minimal(**changes: Any) -> dict[str, Any]:
     sizes = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2}
-    return {"model_type": "llama", **sizes, "num_attention_heads": 2, "max_position_embeddings": 8} | changes
+    heads = {"num_attention_heads": 2, "num_key_value_heads": None}
+    return {"model_type": "llama", **sizes, **heads, "max_position_embeddings": 8} | changes
 
 
-def test_absent_keys_mean_the_defaults_of_the_family() -> None:
-    config = read_config(minimal())
-    assert (config.num_kv_heads, config.head_dim, config.tied_embeddings) == (2, 4, False)
-    assert (config.rope_theta, config.norm_eps, config.activation) == (10000.0, 1e-6, "silu")
-    assert read_config(minimal(head_dim=None, rope_scaling=None, num_key_value_heads=None)) == config
-    assert read_config(minimal(model_type="qwen3")).head_dim == 128
-    gemma = read_config(minimal(model_type="gemma3_text"))
-    assert (gemma.head_dim, gemma.tied_embeddings, gemma.rope_theta, gemma.window_rope_theta) == (256, True, 1e6, 1e4)
-    assert gemma.windows == (4096, 4096)
-    assert read_config(minimal(model_type="mistral")).windows == ()
+ONLY = minimal(hidden_size=256, num_attention_heads=32, num_hidden_layers=30)  # what every family must be given
+del ONLY["num_key_value_heads"]
+ONLY_GPT2 = {"model_type": "gpt2", "vocab_size": 8, "n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 8}
+
+
+@pytest.mark.parametrize("changes", [{}, {"use_sliding_window": True}])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_absent_keys_mean_what_they_mean_to_transformers(family: str, changes: dict[str, Any]) -> None:
+    raw = ONLY_GPT2 if family == "gpt2" else ONLY | {"model_type": family} | changes
+    spelt_out = transformers.AutoConfig.for_model(**raw).to_dict()
+    assert len(spelt_out) > 2 * len(raw)
+    assert read_config(raw) == read_config(spelt_out)
+
+
+def test_null_means_the_default_or_none() -> None:
+    assert read_config(minimal(head_dim=None, rope_scaling=None)) == read_config(minimal())
+    mistral = minimal(model_type="mistral")
+    assert read_config(mistral).num_kv_heads == 2
+    assert read_config(mistral).windows == (4096, 4096)
+    assert read_config(mistral | {"sliding_window": None}).windows == ()
+    windowed = minimal(model_type="qwen2", use_sliding_window=True, max_window_layers=1)
+    assert read_config(windowed).windows == (None, 4096)
+    assert read_config(windowed | {"sliding_window": None}).windows == ()
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ GPT2_SIZES = {
     "num_heads": "n_head",
     "max_positions": "n_positions",
 }
+WINDOW = {"sliding_window": 4096}  # in every family that has windows, where the key is absent
 _ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
@@ -56,13 +57,22 @@ def activation(key: str, default: str) -> Reader:
     return read
 
 
-def heads(raw: Raw, so_far: Fields) -> Fields:
-    """Key/value heads (as many as query heads unless said) and the epsilon of the norms."""
-    query_heads = so_far["num_heads"]
-    kv_heads = size(raw, "num_key_value_heads", query_heads)
-    if query_heads % kv_heads:
-        raise wrong("num_key_value_heads", kv_heads, f"a divisor of the {query_heads} query heads")
-    return {"num_kv_heads": kv_heads, "norm_eps": number(raw, "rms_norm_eps", 1e-6)}
+def heads(default: int | None) -> Reader:
+    """Key/value heads, and the epsilon of the norms.
+
+    Without the key there are ``default`` key/value heads, as many as query heads where a family has no default;
+    null always means as many as query heads.
+    """
+
+    def read(raw: Raw, so_far: Fields) -> Fields:
+        query_heads = so_far["num_heads"]
+        absent = query_heads if default is None or "num_key_value_heads" in raw else default
+        kv_heads = size(raw, "num_key_value_heads", absent)
+        if query_heads % kv_heads:
+            raise wrong("num_key_value_heads", kv_heads, f"a divisor of the {query_heads} query heads")
+        return {"num_kv_heads": kv_heads, "norm_eps": number(raw, "rms_norm_eps", 1e-6)}
+
+    return read
 
 
 def width(default: int | None) -> Reader:
@@ -102,15 +112,17 @@ def mlp_bias(raw: Raw, _: Fields) -> Fields:
 
 
 def one_window(raw: Raw, so_far: Fields) -> Fields:
-    """One sliding window for every layer."""
-    if raw.get("sliding_window") is None:
+    """One sliding window for every layer; only null means none."""
+    raw = WINDOW | dict(raw)
+    if raw["sliding_window"] is None:
         return {}
     return {"windows": (size(raw, "sliding_window"),) * so_far["num_layers"]}
 
 
 def upper_windows(raw: Raw, so_far: Fields) -> Fields:
     """Windows by ``layer_types``, or in the layers from ``max_window_layers`` on."""
-    if not flag(raw, "use_sliding_window", False) or raw.get("sliding_window") is None:
+    raw = WINDOW | dict(raw)
+    if not flag(raw, "use_sliding_window", False) or raw["sliding_window"] is None:
         return {}
     first = raw.get("max_window_layers", 28)
     if isinstance(first, bool) or not isinstance(first, int):
@@ -122,7 +134,7 @@ def alternating_windows(raw: Raw, so_far: Fields) -> Fields:
     """Windows by ``layer_types``, or in all but every sixth layer."""
     period = size(raw, "sliding_window_pattern", size(raw, "_sliding_window_pattern", 6))
     kinds = [SLIDING if (i + 1) % period else FULL for i in range(so_far["num_layers"])]
-    return _windows({"sliding_window": 4096} | dict(raw), kinds)
+    return _windows(WINDOW | dict(raw), kinds)
 
 
 def _windows(raw: Raw, default_kinds: list[str]) -> Fields:
