@@ -61,7 +61,8 @@ class Lifecycle:
                 await self._until_idle()
         except TimeoutError:
             for deadline in self._deadlines:
-                deadline.reschedule(asyncio.get_running_loop().time())
+                if not deadline.expired():  # request_timeout_s has struck already: it is on its way out
+                    deadline.reschedule(asyncio.get_running_loop().time())
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._until_idle(), FLUSH_S)
 
