@@ -1,10 +1,13 @@
 """burnish up: the main job. Measure a model, slim it, measure again, serve the best variant."""
 
 import hashlib
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from json import dumps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from pydantic import TypeAdapter, ValidationError
@@ -16,15 +19,16 @@ from burnish.assemble import load_checked
 from burnish.cli.compress import model_bytes
 from burnish.cli.options import ApiKeys, Host, Port, SettingsFile, Threads, server_settings
 from burnish.cli.output import AsJson, Model, err, human_bytes, out, print_json, progress
-from burnish.cli.serve import run, served_name
-from burnish.cli.variants import find_variant, variants_folder
+from burnish.cli.serve import served_name
+from burnish.cli.variants import find_variant, make_cache, variants_folder
 from burnish.core.errors import BadSettings
 from burnish.measure.bench import BenchSpec, bench_engine
 from burnish.measure.machine import Machine, this_machine
 from burnish.measure.quality import QualityConfig, compare, prepare, quality, read_text, token_losses
 from burnish.measure.speed import Workload
 from burnish.models.checkpoint import raw_config
-from burnish.models.locate import locate
+from burnish.models.families import read_config
+from burnish.models.locate import held_out_text, locate
 from burnish.models.tokenizer import load_tokenizer
 from burnish.optimize.choice import Variant, choose
 from burnish.service.server import bind
@@ -34,7 +38,6 @@ app = typer.Typer(add_completion=False)
 RECIPES = ("int8", "int4")
 QUALITY = QualityConfig(context=512, stride=256, max_tokens=16_384)
 WORKLOAD = Workload(prompt_tokens=128, output_tokens=32, concurrency=1, repeat=5)
-HELD_OUT = "heldout.txt"  # beside the built-in model: Oscar Wilde's stories, kept out of its training
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,9 +85,7 @@ def up(
     configured = server_settings(settings, api_keys=api_key, threads=threads)
     if not only_measure:
         bind(host, port).close()  # tell of a port in use before measuring for a minute
-    report = measure(
-        path, data or locate("builtin").parent / HELD_OUT, configured.engine.threads, again=again, quiet=json
-    )
+    report = measure(path, data or held_out_text(), configured.engine.threads, again=again, quiet=json)
     choice = choose(report.variants, max_loss)
     if json:
         print_json({"best": choice.name, "reason": choice.reason, "report": report})
@@ -93,11 +94,28 @@ def up(
         out.print(f"Best: {choice.reason}", highlight=False)
     if not only_measure:
         best = next(variant for variant in report.variants if variant.name == choice.name)
-        run(best.path, served_name(model, path), host, port, configured)
+        options = [f"--name={served_name(model, path)}", f"--host={host}", f"--port={port}"]
+        given = {"--threads": threads, "--settings": settings}
+        options += [f"{flag}={value}" for flag, value in given.items() if value is not None]
+        _become_server(best.path, options, configured.service.api_keys)
+
+
+def _become_server(path: Path, options: list[str], api_keys: tuple[str, ...]) -> NoReturn:
+    """Replace this process, which measured with torch, by ``burnish serve``, which never loads it.
+
+    Keys travel in the environment: everybody may read a command line.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "BURNISH_API_KEY"}
+    if api_keys:
+        environment["BURNISH_SERVICE__API_KEYS"] = dumps(api_keys)
+    sys.stdout.flush()
+    command = [sys.executable, "-m", "burnish.cli.main", "serve", str(path.resolve()), *options]
+    os.execve(sys.executable, command, environment)  # noqa: S606 - our own interpreter and module
 
 
 def measure(path: Path, text: Path, threads: int | None, *, again: bool, quiet: bool) -> UpReport:
     """Make and measure the variants, or read what an earlier run under the same conditions measured."""
+    max_positions = read_config(raw_config(path)).max_positions
     conditions = Conditions(
         version=__version__,
         machine=this_machine(),
@@ -105,17 +123,25 @@ def measure(path: Path, text: Path, threads: int | None, *, again: bool, quiet: 
         text_sha256=hashlib.sha256(read_text(text).encode()).hexdigest(),
         threads=threads,
         quality=QUALITY,
-        workload=WORKLOAD,
+        workload=_fitting(max_positions),
     )
-    kept = variants_folder(path) / "up.json"
+    with progress("Reading the model", quiet=quiet):
+        kept = variants_folder(path) / "up.json"
     earlier = None if again else _read(kept, path)
     if earlier is not None and earlier.conditions == conditions:
         err.print("[dim]Figures of an earlier run on this machine; --again measures anew.[/]")
         return earlier
-    report = UpReport(conditions=conditions, variants=tuple(_measure(path, text, threads, quiet=quiet)))
-    kept.parent.mkdir(parents=True, exist_ok=True)
+    make_cache(kept.parent)
+    report = UpReport(conditions=conditions, variants=tuple(_measure(path, conditions, quiet=quiet)))
     kept.write_bytes(_REPORT.dump_json(report))
     return report
+
+
+def _fitting(max_positions: int) -> Workload:
+    """The workload, shrunk to what a short context holds."""
+    output_tokens = min(WORKLOAD.output_tokens, max(2, max_positions // 5))
+    prompt_tokens = min(WORKLOAD.prompt_tokens, max(1, max_positions - output_tokens))
+    return replace(WORKLOAD, prompt_tokens=prompt_tokens, output_tokens=output_tokens)
 
 
 def _read(kept: Path, model: Path) -> UpReport | None:
@@ -129,23 +155,25 @@ def _read(kept: Path, model: Path) -> UpReport | None:
     return replace(report, variants=variants) if all(variant.path.exists() for variant in made) else None
 
 
-def _measure(path: Path, text: Path, threads: int | None, *, quiet: bool) -> Iterator[Variant]:
+def _measure(path: Path, conditions: Conditions, *, quiet: bool) -> Iterator[Variant]:
     """The model itself, then its variants, all on the same tokens."""
-    compressed = raw_config(path).get("quantization_config") is not None
-    original = load_checked(path)
-    passage = prepare(read_text(text), load_tokenizer(path), original.decoder.config, QUALITY)
+    raw, text = raw_config(path), read_text(Path(conditions.text))
+    passage = prepare(text, load_tokenizer(path), read_config(raw), conditions.quality)
+    with progress("Loading", quiet=quiet):
+        original = load_checked(path)
     with progress(f"Perplexity, {original.weights}", quiet=quiet) as moved:
         parent = token_losses(original.decoder, passage, progress=moved)
     name = original.weights
     del original
-    for recipe in (None, *(() if compressed else RECIPES)):
+    for recipe in (None, *(RECIPES if raw.get("quantization_config") is None else ())):
         folder = path if recipe is None else find_variant(path, recipe, quiet=quiet)
         losses = parent
         if recipe is not None:
             with progress(f"Perplexity, {recipe}", quiet=quiet) as moved:
                 losses = token_losses(load_checked(folder).decoder, passage, progress=moved)
+        spec = BenchSpec(model=str(folder), threads=conditions.threads, workload=conditions.workload)
         with progress(f"Speed, {recipe or name}", quiet=quiet) as moved:
-            speed = bench_engine(BenchSpec(model=str(folder), threads=threads, workload=WORKLOAD), progress=moved)
+            speed = bench_engine(spec, progress=moved)
         yield Variant(
             name=recipe or name,
             path=folder,

@@ -1,11 +1,12 @@
 """TOML file + environment -> each room's own frozen config. Unknown keys are refused, the nearest named."""
 
+import json
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -56,20 +57,35 @@ def make_config(kind: type[Config], values: Mapping[str, Any], *, section: str) 
     """
     assert is_dataclass(kind)
     hints = get_type_hints(kind)
-    known = [field.name for field in fields(kind)]
+    known = {field.name: field for field in fields(kind)}
     for key in values:
         if key not in known:
-            raise BadSettings(f"unknown key {key!r} in settings section [{section}]", remedy=nearest(key, known))
+            raise BadSettings(f"unknown key {key!r} in settings section [{section}]", remedy=nearest(key, list(known)))
     for field in fields(kind):
         if field.name not in values and field.default is MISSING and field.default_factory is MISSING:
             raise BadSettings(f"settings section [{section}] lacks {field.name!r}", remedy="Add it")
-    converted = {key: _convert(hints[key], value, f"{section}.{key}") for key, value in values.items()}
+    converted = {key: _convert(known[key], hints[key], value, section) for key, value in values.items()}
     return kind(**converted)
 
 
-def _convert(hint: Any, value: Any, name: str) -> Any:
+def _convert(field: Field[Any], hint: Any, value: Any, section: str) -> Any:
+    if get_origin(hint) is tuple and isinstance(value, str):
+        value = _listed(value)
     try:
         return TypeAdapter(hint).validate_python(value)
     except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise BadSettings(f"setting {name} = {value!r} is wrong: {reason}", remedy="Correct the value") from None
+        shown = f" = {value!r}" if field.repr else ""  # a secret is not printed
+        reason = error.errors(include_input=False)[0]["msg"]
+        raise BadSettings(
+            f"setting {section}.{field.name}{shown} is wrong: {reason}", remedy="Correct the value"
+        ) from None
+
+
+def _listed(text: str) -> Any:
+    """Several values in one string, as environment variables hold them: a JSON list, or separated by commas."""
+    if text.lstrip().startswith("["):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            pass
+    return [part.strip() for part in text.split(",")]

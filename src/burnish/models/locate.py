@@ -8,6 +8,11 @@ BUILTIN = {"builtin": "stories", "builtin-draft": "draft"}
 REMEDY = "Name a model folder, a llama2.c .bin file, or 'builtin'"
 
 
+def held_out_text() -> Path:
+    """Stories of Oscar Wilde, kept out of the built-in models' training: what variants are judged by."""
+    return Path(__file__).parents[1] / "builtin" / "heldout.txt"
+
+
 def locate(model: str) -> Path:
     """The folder or file of ``model``: "builtin", "builtin-draft", a folder, or a llama2.c .bin file.
 
