@@ -58,6 +58,12 @@ def test_a_check_that_tested_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> N
     assert all("never happened" in check.evidence for check in checks[1:])
 
 
-def test_a_context_too_short_for_any_prompt_is_refused() -> None:
-    with pytest.raises(BadRequest):
-        verify(tiny_decoder(max_positions=16))
+@pytest.mark.parametrize("max_positions", range(8, 40, 3))
+def test_everything_happens_in_a_short_context(max_positions: int) -> None:
+    checks = verify(tiny_decoder(max_positions=max_positions))
+    assert all(check.passed for check in checks), checks
+
+
+def test_a_context_too_short_for_anything_is_refused() -> None:
+    with pytest.raises(BadRequest, match=r"a context of 7 is too short .* It takes 8 positions"):
+        verify(tiny_decoder(max_positions=7))

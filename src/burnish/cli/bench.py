@@ -9,6 +9,7 @@ from rich.table import Table
 
 from burnish.cli.output import AsJson, human_bytes, out, print_json, progress
 from burnish.cli.variants import find_variant
+from burnish.core.errors import BadSettings
 from burnish.measure.bench import RANDOM, BenchResult, BenchSpec, bench_engine
 from burnish.measure.speed import Workload
 from burnish.models.locate import locate
@@ -16,9 +17,11 @@ from burnish.models.locate import locate
 app = typer.Typer(add_completion=False, help="Measure speed.")
 
 
-@app.callback()
-def bench() -> None:
+@app.callback(invoke_without_command=True)
+def bench(context: typer.Context) -> None:
     """Measure the speed of the engine."""
+    if context.invoked_subcommand is None:
+        raise BadSettings("what to measure is missing", remedy="Use: burnish bench engine")
 
 
 @app.command()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from burnish.cli.output import Model, err
+from burnish.core.errors import BadRequest, PromptTooLong
 
 if TYPE_CHECKING:
     from burnish.core.types import Message, Sampling
@@ -26,15 +27,45 @@ def chat(
 ) -> None:
     """Talk to a model. An empty line or Ctrl-D ends the conversation."""
     from burnish.core.types import Message, Sampling
-    from burnish.llm import LLM
 
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    llm = LLM(model)
-    history = [Message("system", system)] if system else []
+    llm = _load(model)
+    begun = [Message("system", system)] if system else []
+    history: list[Message] = []
+    is_told = False
     while (text := _ask()) is not None:
-        history.append(Message("user", text))
-        answer = asyncio.run(_answer(llm, history, sampling))
-        history.append(Message("assistant", answer))
+        turns = [*history, Message("user", text)]
+        history = _recent(llm, begun, turns, max_tokens)
+        if len(history) < len(turns) and not is_told:
+            err.print(f"[dim]The context of {llm.card.max_request_tokens} tokens is full: the oldest turns go.[/]")
+            is_told = True
+        try:
+            answer = asyncio.run(_answer(llm, begun + history, sampling))
+        except PromptTooLong as error:  # a message too long on its own: the conversation goes on without it
+            err.print(str(error), markup=False, highlight=False)
+            history.pop()
+        else:
+            history.append(Message("assistant", answer))
+
+
+def _load(model: str) -> "LLM":
+    """The model. Raises ``BadRequest`` when it has no chat template."""
+    from burnish.llm import LLM
+    from burnish.models.locate import locate
+    from burnish.models.tokenizer import load_tokenizer
+
+    if load_tokenizer(locate(model)).template is None:
+        raise BadRequest(f"model {model!r} has no chat template", remedy=f"Use: burnish generate {model}")
+    with err.status("Loading"):
+        return LLM(model)
+
+
+def _recent(llm: "LLM", begun: "list[Message]", turns: "list[Message]", max_tokens: int | None) -> "list[Message]":
+    """The newest turns that leave room for an answer, a quarter of the context if it has no length of its own."""
+    limit = llm.card.max_request_tokens
+    while len(turns) > 2 and len(llm.tokenizer.chat(begun + turns)) + (max_tokens or limit // 4) > limit:
+        turns = turns[2:]  # a question and its answer
+    return turns
 
 
 def _ask() -> str | None:

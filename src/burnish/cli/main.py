@@ -22,6 +22,7 @@ COMMANDS = {
     "verify": "Prove on a model that batching and caching change nothing.",
     "bench": "Measure the speed of the engine.",
 }
+_LISTING = "burnish.listing"
 
 
 class LazyCommands(TyperGroup):
@@ -31,14 +32,18 @@ class LazyCommands(TyperGroup):
         """Names in the order of the table."""
         return list(COMMANDS)
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """List the table; ``get_command`` is told so."""
+        ctx.meta[_LISTING] = True
+        super().format_help(ctx, formatter)
+
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Import the command that is used."""
+        """The command, imported; its line of the table alone while help is written."""
         if cmd_name not in COMMANDS:
             raise BadSettings(f"unknown command {cmd_name!r}", remedy=nearest(cmd_name, list(COMMANDS)))
-        if cmd_name in sys.argv[1:2]:
-            command = typer.main.get_command(import_module(f"burnish.cli.{cmd_name}").app)
-        else:
-            command = typer.main.get_command(_summary(COMMANDS[cmd_name]))
+        is_listed = ctx.meta.get(_LISTING, False)
+        found = _summary(COMMANDS[cmd_name]) if is_listed else import_module(f"burnish.cli.{cmd_name}").app
+        command = typer.main.get_command(found)
         command.name = cmd_name
         return command
 
@@ -76,7 +81,7 @@ UsageError: Any = typer.BadParameter.__mro__[1]  # typer does not export it
 def main() -> None:
     """Run the command line. A user's fault is one line on stderr and its exit code; never a traceback."""
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(standalone_mode=False, prog_name="burnish"))
     except BurnishError as error:
         _fail(str(error), error.exit_code)
     except UsageError as error:

@@ -1,5 +1,7 @@
 """burnish verify: the engine's promise, proven on the user's own model."""
 
+from pathlib import Path
+
 import typer
 from rich.markup import escape
 from rich.table import Table
@@ -18,15 +20,8 @@ app = typer.Typer(add_completion=False)
 def verify(model: Model = "builtin", json: AsJson = False) -> None:
     """Prove that results do not depend on batching, chunking, caching or preemption; exit code 3 when they do."""
     path = locate(model)
-    decoder = load_checked(path).decoder
     with progress("Verifying", quiet=json) as moved:
-        checks = [*verify_decoder(decoder, progress=moved)]
-    manifest = read_manifest(path)
-    if manifest is not None:
-        checks.append(Check("golden logits", True, f"{len(manifest.golden.rows)} prompts within tolerance"))
-        changed = check_files(path, manifest)
-        evidence = f"changed: {', '.join(changed)}" if changed else f"{len(manifest.files)} files as listed"
-        checks.append(Check("files", not changed, evidence))
+        checks = [*verify_decoder(load_checked(path).decoder, progress=moved), *_manifest_checks(path)]
     passed = all(check.passed for check in checks)
     if json:
         print_json({"model": model, "passed": passed, "checks": checks})
@@ -35,8 +30,19 @@ def verify(model: Model = "builtin", json: AsJson = False) -> None:
     raise typer.Exit(0 if passed else 3)
 
 
+def _manifest_checks(path: Path) -> list[Check]:
+    """What loading has proven of an artifact already, and its files."""
+    manifest = read_manifest(path)
+    if manifest is None:
+        return []
+    changed = check_files(path, manifest)
+    evidence = f"changed: {', '.join(changed)}" if changed else f"{len(manifest.files)} files as listed"
+    golden = f"{len(manifest.golden.rows)} prompts within tolerance"
+    return [Check("golden logits", True, golden), Check("files", not changed, evidence)]
+
+
 def _table(model: str, checks: list[Check]) -> Table:
     table = Table("", "", "evidence", title=escape(model), title_justify="left")
     for check in checks:
-        table.add_row("[green]equal[/]" if check.passed else "[red]DIFFERS[/]", check.name, check.evidence)
+        table.add_row("[green]equal[/]" if check.passed else "[red]DIFFERS[/]", check.name, escape(check.evidence))
     return table

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
+from burnish.core.errors import BadRequest
 from burnish.core.types import FinishEvent, Load, Request, Sampling, TokenEvent, TokenLogprobs
 from burnish.engine.config import EngineConfig
 from burnish.engine.engine import Engine
@@ -17,6 +18,8 @@ OUTPUT_TOKENS = 16
 PROMPT_TOKENS = (5, 37, 64, 90)
 SHARED_TOKENS = 32  # of the longer prompts, so that the prefix cache has something to find
 _CHUNK = 7  # tokens: no divisor of a block
+_SHORT = 40  # positions: below, outputs and blocks are smaller, so that everything still happens
+_SHORTEST = 8
 
 Progress = Callable[[int, int], None]
 """(checks done, checks in all)"""
@@ -43,10 +46,18 @@ class _Outcome(NamedTuple):
 def verify(decoder: Decoder, *, progress: Progress | None = None) -> tuple[Check, ...]:
     """Run every check.
 
-    Raises ``BadRequest`` when the model's context is too short for any prompt at all.
+    Raises ``BadRequest`` when the model's context is too short for anything to happen.
     """
+    positions = decoder.config.max_positions
+    if positions < _SHORTEST:
+        remedy = f"It takes {_SHORTEST} positions"
+        raise BadRequest(f"a context of {positions} is too short to verify anything", remedy=remedy)
     requests = _requests(decoder)
-    plain = EngineConfig(num_blocks=_blocks(requests), prefix_cache=False, step_tokens=_longest(requests) * 8)
+    size = EngineConfig().block_size if positions >= _SHORT else positions // 8
+    num_blocks = _blocks(requests, size)
+    plain = EngineConfig(
+        block_size=size, num_blocks=num_blocks, prefix_cache=False, step_tokens=max(map(_length, requests)) * 8
+    )
     alone = _Outcome({k: v for request in requests for k, v in _run(decoder, plain, [request]).tokens.items()}, Load())
     checks = []
     for number, check in enumerate((_batched, _chunked, _cached, _preempted), 1):
@@ -80,9 +91,8 @@ def _cached(decoder: Decoder, plain: EngineConfig, requests: list[Request], alon
 
 def _preempted(decoder: Decoder, plain: EngineConfig, requests: list[Request], alone: _Outcome) -> Check:
     """Every prompt fits at once, no output does: the first to need one more block takes it from the youngest."""
-    size = EngineConfig().block_size
-    prompts_only = sum(len(request.prompt) // size + 1 for request in requests)
-    longest = _blocks([max(requests, key=lambda request: len(request.prompt))])
+    prompts_only = sum(len(request.prompt) // plain.block_size + 1 for request in requests)
+    longest = _blocks([max(requests, key=_length)], plain.block_size)
     preempted = _run(decoder, replace(plain, num_blocks=max(prompts_only, longest)), requests)
     evidence = f"{preempted.load.preemptions} preemptions"
     return _compare("preempted or not", alone, preempted, evidence, happened=preempted.load.preemptions > 0)
@@ -99,8 +109,10 @@ def _compare(name: str, alone: _Outcome, other: _Outcome, evidence: str, *, happ
 
 def _requests(decoder: Decoder) -> list[Request]:
     """Prompts spread over the vocabulary; the longer ones begin alike and fit the context."""
-    vocab_size, longest = decoder.config.vocab_size, decoder.config.max_positions - OUTPUT_TOKENS
-    sampling = Sampling(max_tokens=OUTPUT_TOKENS, temperature=0.0, ignore_eos=True, logprobs=5)
+    vocab_size, positions = decoder.config.vocab_size, decoder.config.max_positions
+    num_output = OUTPUT_TOKENS if positions >= _SHORT else positions // 2
+    longest = positions - num_output
+    sampling = Sampling(max_tokens=num_output, temperature=0.0, ignore_eos=True, logprobs=5)
     ids = [(index + 1) * 2654435761 % 2**32 * vocab_size >> 32 for index in range(1000)]
     prompts = []
     for number, length in enumerate(min(length, longest) for length in PROMPT_TOKENS):
@@ -109,13 +121,14 @@ def _requests(decoder: Decoder) -> list[Request]:
     return [Request(request_id=str(i), prompt=tuple(p), sampling=sampling) for i, p in enumerate(prompts)]
 
 
-def _longest(requests: list[Request]) -> int:
-    return max(len(request.prompt) for request in requests) + OUTPUT_TOKENS
+def _length(request: Request) -> int:
+    """Tokens at the end."""
+    return len(request.prompt) + (request.sampling.max_tokens or 0)
 
 
-def _blocks(requests: list[Request]) -> int:
-    """Blocks that hold all of the requests, to their ends, at once."""
-    return sum(-(-(len(request.prompt) + OUTPUT_TOKENS) // EngineConfig().block_size) for request in requests)
+def _blocks(requests: list[Request], size: int) -> int:
+    """Blocks of ``size`` tokens that hold all of the requests, to their ends, at once."""
+    return sum(-(-_length(request) // size) for request in requests)
 
 
 def _run(decoder: Decoder, config: EngineConfig, requests: list[Request]) -> _Outcome:
