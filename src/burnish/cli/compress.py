@@ -40,7 +40,7 @@ def compress(
     json: AsJson = False,
 ) -> None:
     """Write a slimmer variant: a Hugging Face folder that other engines open too, with its manifest."""
-    with progress(f"Compressing to {escape(recipe)}", quiet=json) as moved:
+    with progress(f"Compressing to {recipe}", quiet=json) as moved:
         made = write_variant(locate(model), out, recipe, moved)
     if json:
         print_json(made)

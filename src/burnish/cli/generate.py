@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from burnish.cli.output import AsJson, Model, print_json
+from burnish.cli.output import AsJson, Model, print_json, progress
 
 app = typer.Typer(add_completion=False)
 
@@ -28,7 +28,9 @@ def generate(
     sampling = Sampling(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, stop=tuple(stop or ())
     )
-    [output] = LLM(model).generate(prompt, sampling)
+    with progress("Loading", quiet=json):
+        llm = LLM(model)
+    [output] = llm.generate(prompt, sampling)
     if json:
         print_json(
             {

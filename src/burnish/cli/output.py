@@ -45,7 +45,7 @@ def progress(title: str, *, quiet: bool = False) -> Iterator[Moved]:
     """A progress bar on stderr; yields a function (done, total) that moves it."""
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),

@@ -64,7 +64,7 @@ def assess(model: str, text: str, config: QualityConfig, *, against: str | None,
         )
     scores = []
     for name in (model, against) if against is not None else (model,):
-        with progress(f"Scoring {passage.config.context}-token windows with {escape(name)}", quiet=quiet) as moved:
+        with progress(f"Scoring {passage.config.context}-token windows with {name}", quiet=quiet) as moved:
             scores.append(token_losses(load_checked(locate(name)).decoder, passage, progress=moved))
     alone = judge(scores[0], passage)
     both = compare(scores[0], scores[1], passage) if against is not None else None

@@ -211,7 +211,7 @@ def _table(model: str, report: UpReport) -> Table:
 def _caption(conditions: Conditions) -> str:
     """How the figures were measured."""
     machine, work, read = conditions.machine, conditions.workload, conditions.quality
-    return (
+    return escape(
         f"{machine.cpu}, {conditions.threads or machine.num_cores} threads; tokens/s with {work.prompt_tokens} in and "
         f"{work.output_tokens} out, median of {work.repeat}; perplexity on {Path(conditions.text).name} in windows of "
         f"{read.context} tokens, stride {read.stride}; change with its 95 % interval"

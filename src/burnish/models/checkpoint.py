@@ -84,11 +84,16 @@ def empty_decoder(raw: Mapping[str, Any]) -> Decoder:
     return decoder.eval().requires_grad_(False)
 
 
-def _loaded(decoder: Decoder, family: str, raw: dict[str, Any]) -> Loaded:
+def main_format(decoder: Decoder) -> str:
+    """Name of the format most of the blocks' weights are stored in."""
     formats = [module.format.name for module in decoder.layers.modules() if isinstance(module, Linear)]
+    return max(sorted(set(formats)), key=formats.count)
+
+
+def _loaded(decoder: Decoder, family: str, raw: dict[str, Any]) -> Loaded:
     tensors = [*decoder.parameters(), *decoder.buffers()]
     num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    return Loaded(decoder, family, raw, max(sorted(set(formats)), key=formats.count), num_bytes)
+    return Loaded(decoder, family, raw, main_format(decoder), num_bytes)
 
 
 def _full_names(stored: Mapping[str, Stored], family: Family) -> dict[str, str]:

@@ -1,7 +1,9 @@
 """Safetensors folders: one file or shards with an index, memory-mapped on reading, atomic on writing."""
 
 import json
-from collections.abc import Iterable, Iterator
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +16,7 @@ from torch import Tensor
 from burnish.core.errors import BadCheckpoint, NotFound
 from burnish.models.raw_config import read_json
 
+_FLOATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -80,6 +83,15 @@ def shards(folder: Path) -> list[Path]:
 
 def _is_plain(name: str) -> bool:
     return bool(name) and "\0" not in name and Path(name).name == name
+
+
+def main_float(stored: Mapping[str, Stored]) -> torch.dtype:
+    """The floating type most numbers are stored in, scales of packed weights aside; float32 where there is none."""
+    counts: Counter[torch.dtype] = Counter()
+    for name, (shape, word) in stored.items():
+        if word in _FLOATS and not name.endswith("_scale"):
+            counts[_FLOATS[word]] += math.prod(shape)
+    return max(counts, key=counts.__getitem__, default=torch.float32)
 
 
 def write_tensors(tensors: Iterable[tuple[str, Tensor]], folder: Path, max_shard_bytes: int) -> None:
