@@ -29,6 +29,11 @@ TEMPLATES = {
     "filters": "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + loop.index %}"
     "{{ m | tojson }}{{ messages | tojson(indent=2) }}{% if ns.n > 3 %}{% break %}{% endif %}{% endfor %}{{ ns.n }}",
     "absent": "{{ tools is none }} {{ documents is none }} {{ undefined_thing }}{% if tools %}T{% endif %}",
+    "joins": "{% for m in messages %}{{ loop.index0 ~ '/' ~ loop.length ~ m.role }}{% if not loop.last %}, {% endif %}"
+    "{{ '%s: %d' | format(m.content, 3) }}{{ '{}'.format(m.role) }}{{ 7 % 4 }}{{ m.content.split('i') | join('+') }}"
+    "{% endfor %}{% for k, v in messages[0].items() %}{{ k ~ v | upper | replace('E', 'ee') }}{% endfor %}"
+    "{% macro f(x) %}<{{ x }}>{% endmacro %}{{ f('a') ~ messages | map(attribute='role') | list }}"
+    "{% for m in messages[::-1] if m.role != 'user' %}{{ m.content | indent(2) }}{% else %}none{% endfor %}",
     "ranges": "{% for i in range(3) %}{{ messages[i].role * 2 }}{{ 2 ** i }}{% endfor %}",
 }
 
@@ -90,13 +95,45 @@ def test_templates_that_do_not_compile(source: str) -> None:
         ("{{ messages.append(3) }}", "append"),
         ("{{ ''.__class__.__mro__ }}", "__class__"),
         ("{{ cycler.__init__.__globals__ }}", "__init__"),
-        ("{% for i in range(10**9) %}{% endfor %}", "steps"),
-        ("{% for i in range(999999999) %}{% endfor %}", "steps"),
-        ("{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}", "steps"),
+        ("{% for i in range(10**9) %}{% endfor %}", "more work"),
+        ("{% for i in range(999999999) %}{% endfor %}", "more work"),
+        ("{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}", "more work"),
         ("{{ 'x' * 10000000 }}", "too large a value"),
         ("{{ 9 ** 9999 }}", "too large a value"),
         ("{{ 9 ** 9 ** 9 }}", "too large a value"),
         ("{% for i in range(90) %}{{ 'x' * 100000 }}{% endfor %}", f"text of more than {MAX_TEXT}"),
+        ("{% for i in range(9) %}{% for c in 'x' * 99999 %}{% endfor %}{% endfor %}", "more work"),
+        (
+            "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+            "more work",
+        ),
+        (
+            "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+            "more work",
+        ),
+        (
+            "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set x %}{{ ns.x }}{{ ns.x }}{% endset %}"
+            "{% set ns.x = x %}{% endfor %}",
+            "more work",
+        ),
+        (
+            "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+            "more work",
+        ),
+        ("{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}", "more work"),
+        ("{% for i in messages recursive %}{{ loop(messages) }}{% endfor %}", ""),
+        ("{% for i in range(9999) %}{% if ('x' * 99999).find('y') %}{% endif %}{% endfor %}", "more work"),
+        ("{{ 'x' | center(10 ** 3 * 10 ** 3 * 10 ** 3) }}", "too large a value"),
+        ("{{ 'x' | center(999999999) }}", "too large a value"),
+        ("{{ 'x'.ljust(999999999) }}", "too large a value"),
+        ("{{ ('\t' * 99999).expandtabs(99999) }}", "too large a value"),
+        ("{{ ('x' * 99999) | replace('x', 'y' * 99999) }}", "too large a value"),
+        ("{{ ('x' * 99999).replace('x', 'y' * 99999) }}", "too large a value"),
+        ("{{ ('y' * 99999).join('x' * 99999) }}", "too large a value"),
+        ("{{ messages | tojson(indent=999999999) }}", "too large a value"),
+        ("{{ '%999999999d' % 1 }}", "too large a value"),
+        ("{{ '%*d' | format(999999999, 1) }}", "too large a value"),
+        ("{{ '{:999999999}'.format(1) }}", "too large a value"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
         ("{{ '%s' % (1, 2) }}", "not all arguments"),
     ],

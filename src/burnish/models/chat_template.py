@@ -1,4 +1,4 @@
-"""Chat templates: jinja2 as transformers renders them, in a sandbox with bounds on loops, repetition and text."""
+"""Chat templates: jinja2 as transformers renders them, in a sandbox with bounds on work and text."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,26 +8,12 @@ from typing import Any
 
 from jinja2 import Template, TemplateError
 from jinja2.exceptions import SecurityError
-from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from burnish.core.errors import BadCheckpoint, BadRequest
 from burnish.core.types import Message
+from burnish.models.sandbox import Sandbox, begin, measured
 
 MAX_TEXT = 4 * 2**20  # characters a conversation may render to
-MAX_STEPS = 100_000  # items all ranges of one rendering may hold together
-MAX_PRODUCT = 10**6
-
-
-class _Sandbox(ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset(("*", "**"))
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Refuse products that would fill the memory."""
-        sizes = [len(v) if isinstance(v, (str, list, tuple)) else abs(v) for v in (left, right)]
-        if (operator == "**" and max(sizes) > 1000) or sizes[0] * sizes[1] > MAX_PRODUCT:
-            raise SecurityError(f"operator {operator} makes too large a value")
-        return super().call_binop(context, operator, left, right)
 
 
 class ChatTemplate:
@@ -35,8 +21,8 @@ class ChatTemplate:
 
     def __init__(self, source: str, tokens: Mapping[str, str]) -> None:
         """Raises ``BadCheckpoint`` for a template that does not compile."""
-        environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-        environment.filters["tojson"] = _to_json
+        environment = Sandbox()
+        environment.filters["tojson"] = measured(_to_json)
         environment.globals |= {"raise_exception": _raise, "strftime_now": lambda form: datetime.now().strftime(form)}
         try:
             self._template: Template = environment.from_string(source)
@@ -68,30 +54,16 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message]) -> str:
         """The conversation as text, ending where the assistant's answer begins. Raises ``BadRequest``."""
         turns = [{"role": message.role, "content": message.content} for message in messages]
-        bounds: dict[str, Any] = {"range": _Range()}
+        begin()
         try:
             pieces = self._template.generate(
-                messages=turns, add_generation_prompt=True, tools=None, documents=None, **self._tokens, **bounds
+                messages=turns, add_generation_prompt=True, tools=None, documents=None, **self._tokens
             )
             return "".join(_bounded(pieces))
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             raise _refusal(error) from None
         except (RecursionError, MemoryError) as error:
             raise _refusal(error) from None
-
-
-class _Range:
-    """``range`` with one budget for a whole rendering, so that nested loops end too."""
-
-    def __init__(self) -> None:
-        self._left = MAX_STEPS
-
-    def __call__(self, *bounds: int) -> range:
-        steps = range(*bounds)
-        self._left -= len(steps)
-        if self._left < 0:
-            raise SecurityError(f"loops of more than {MAX_STEPS} steps")
-        return steps
 
 
 def _bounded(pieces: Iterator[str]) -> Iterator[str]:

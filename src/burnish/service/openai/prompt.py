@@ -40,8 +40,7 @@ async def encode(front: Front, text: str, *, add_special_tokens: bool = True) ->
 async def encode_chat(front: Front, messages: Sequence[ChatMessage]) -> list[int]:
     """Token ids of a conversation, ready for the answer."""
     turns = [Message("system" if m.role == "developer" else m.role, m.text) for m in messages]
-    if sum(len(turn.content) for turn in turns) <= LONG_TEXT:
-        return front.text.chat(turns)
+    # A thread even for a short one: what a template does with it is not known.
     return await asyncio.to_thread(front.text.chat, turns)
 
 
