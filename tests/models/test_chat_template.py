@@ -149,5 +149,6 @@ def test_templates_that_misbehave_are_refused_in_one_line_and_soon(source: str, 
 
 
 def test_a_model_without_a_template_says_so(stories: Path) -> None:
-    with pytest.raises(BadRequest, match=r"no chat template\. Use /v1/completions"):
+    with pytest.raises(BadRequest, match=r"no chat template\. Use /v1/completions") as caught:
         load_tokenizer(stories).chat(CONVERSATION)
+    assert caught.value.code == "no_chat_template"  # by which the page knows

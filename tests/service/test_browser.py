@@ -3,14 +3,15 @@
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from burnish.core.types import Request
+from burnish.core.errors import BadRequest
+from burnish.core.types import Message, Request
 from tests.service.conformance import metrics, wait_until_free
-from tests.service.double import Double, serving
+from tests.service.double import ByteCodec, Double, serving
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 QUIET = (
@@ -127,6 +128,25 @@ def test_errors_are_told_and_the_question_is_not_lost(page: Page, double: Double
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).to_have_text("the engine died again. Send it again")
     expect(page.locator("article.assistant .text")).to_have_text("Once")
+
+
+class Continuing(ByteCodec):
+    """The tokenizer of a model without chat template."""
+
+    def chat(self, messages: Sequence[Message]) -> list[int]:
+        raise BadRequest("this model has no chat template", param="messages", code="no_chat_template")
+
+
+def test_a_model_without_chat_template_continues_the_text(page: Page) -> None:
+    double = Double()
+    with serving(double, Continuing()) as url:
+        page.goto(url)
+        for number, text in enumerate(("Once upon", "Long ago")):
+            ask(page, text)
+            expect(page.locator("article.assistant .text").nth(number)).to_have_text(double.text)
+            expect(page.locator("article.assistant .figures").nth(number)).to_have_text(re.compile("^77 tokens"))
+        expect(page.get_by_role("alert")).to_be_hidden()
+    assert [bytes(request.prompt[1:]) for request in double.seen] == [b"Once upon", b"Long ago"]
 
 
 def test_asks_for_a_key(page: Page) -> None:

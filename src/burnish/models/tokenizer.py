@@ -77,7 +77,8 @@ class Tokenizer:
     def chat(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation, ready for the assistant's answer. Raises ``BadRequest``."""
         if self.template is None:
-            raise BadRequest("this model has no chat template", remedy="Use /v1/completions", param="messages")
+            reason, remedy = "this model has no chat template", "Use /v1/completions"
+            raise BadRequest(reason, remedy=remedy, param="messages", code="no_chat_template")
         return self.encode(self.template.render(messages), add_special_tokens=False)
 
     def piece(self, token_id: int) -> bytes:

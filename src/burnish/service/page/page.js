@@ -8,13 +8,14 @@ const SAMPLING = { temperature: 0.7, top_p: 0.95 }; // small models wander at te
 const KEY = "burnish.key", TURNS = "burnish.turns", THEME = "burnish.theme";
 
 let model = null;
+let chats = true; // until the model turns out to have no chat template
 let turns = JSON.parse(sessionStorage.getItem(TURNS) ?? "[]");
 let running = null; // the AbortController of the answer being written
 
 class Refused extends Error {
-  constructor(status, message) {
+  constructor(status, { message, code }) {
     super(message);
-    this.status = status;
+    Object.assign(this, { status, code });
   }
 }
 
@@ -24,7 +25,7 @@ async function call(path, options = {}) {
   const response = await fetch(path, { ...options, headers });
   if (response.ok) return response;
   const body = await response.json().catch(() => null);
-  throw new Refused(response.status, body?.error?.message ?? `The server answered ${response.status}.`);
+  throw new Refused(response.status, body?.error ?? { message: `The server answered ${response.status}.` });
 }
 
 async function* serverSentEvents(body) {
@@ -83,6 +84,26 @@ function follow(change) {
   if (atEnd) log.scrollTop = log.scrollHeight;
 }
 
+function post(path, body, signal) {
+  return call(path, { method: "POST", body: JSON.stringify({ model, ...body }), signal });
+}
+
+// The answer to a conversation; a model without chat template continues what was said last.
+async function ask(conversation, signal) {
+  const how = { ...SAMPLING, stream: true, stream_options: { include_usage: true } };
+  if (chats) {
+    try {
+      return await post("/v1/chat/completions", { messages: conversation, ...how }, signal);
+    } catch (error) {
+      if (error.code !== "no_chat_template") throw error;
+      chats = false;
+    }
+  }
+  const prompt = conversation.at(-1).content;
+  const { count, max_model_len } = await (await post("/tokenize", { prompt }, signal)).json();
+  return post("/v1/completions", { prompt, max_tokens: Math.max(max_model_len - count, 1), ...how }, signal);
+}
+
 async function answer(conversation) {
   const { article, said } = show("assistant", "");
   const note = document.createElement("div");
@@ -93,11 +114,10 @@ async function answer(conversation) {
   article.setAttribute("aria-busy", "true");
   busy(controller);
   try {
-    const body = { model, messages: conversation, ...SAMPLING, stream: true, stream_options: { include_usage: true } };
-    const response = await call("/v1/chat/completions", { method: "POST", body: JSON.stringify(body), signal: controller.signal });
+    const response = await ask(conversation, controller.signal);
     for await (const chunk of serverSentEvents(response.body)) {
       if (chunk.error) throw new Error(chunk.error.message);
-      const piece = chunk.choices[0]?.delta.content;
+      const piece = chunk.choices[0]?.delta?.content ?? chunk.choices[0]?.text;
       if (piece) {
         lastAt = performance.now();
         firstAt ||= lastAt;
