@@ -7,14 +7,19 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from burnish.cli.compress import write_variant
-from burnish.cli.up import app
+from burnish.cli.up import app, whole
+from burnish.cli.variants import find_variant, is_whole
+from burnish.measure.intervals import Interval
+from burnish.measure.speed import Spread
 from burnish.models.locate import held_out_text
+from burnish.optimize.choice import Variant
 from tests.tiny import tiny_decoder
 
 MODELS = "/v1/models"
@@ -94,3 +99,25 @@ def test_without_tokenizer_it_is_one_line(tmp_path: Path, slim: Path, prose: Pat
     assert result.returncode == 2
     [line] = result.stderr.splitlines()
     assert "holds no tokenizer.json" in line
+
+
+def test_what_is_served_is_whole(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures may be of an earlier run, and a file damaged since."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = find_variant(tiny_folder, "int8", quiet=True)
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    figure, spread = Interval(1.0, 0.9, 1.1), Spread(1.0, 1.0, 1.0)
+    made = Variant(
+        name="int8",
+        path=folder,
+        file_bytes=1,
+        peak_rss_bytes=1,
+        prefill_tokens_per_s=spread,
+        decode_tokens_per_s=spread,
+        perplexity=figure,
+        loss_ratio=figure,
+    )
+    assert whole(tiny_folder, made, quiet=True) == folder
+    assert is_whole(folder)
+    original = replace(made, name="dense", path=tiny_folder, loss_ratio=None)
+    assert whole(tiny_folder, original, quiet=True) == tiny_folder

@@ -94,10 +94,16 @@ def up(
         out.print(f"Best: {choice.reason}", highlight=False)
     if not only_measure:
         best = next(variant for variant in report.variants if variant.name == choice.name)
+        folder = whole(path, best, quiet=json)
         options = [f"--name={served_name(model, path)}", f"--host={host}", f"--port={port}"]
         given = {"--threads": threads, "--settings": settings}
         options += [f"{flag}={value}" for flag, value in given.items() if value is not None]
-        _become_server(best.path, options, configured.service.api_keys)
+        _become_server(folder, options, configured.service.api_keys)
+
+
+def whole(model: Path, variant: Variant, *, quiet: bool) -> Path:
+    """Where a variant lies; one of ours is made again if it is damaged, for its figures may be of an earlier run."""
+    return variant.path if variant.loss_ratio is None else find_variant(model, variant.name, quiet=quiet)
 
 
 def _become_server(path: Path, options: list[str], api_keys: tuple[str, ...]) -> NoReturn:
