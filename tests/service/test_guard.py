@@ -1,5 +1,7 @@
 """Keys on every path, body limits, error shapes of what never reaches an endpoint."""
 
+import json
+import socket
 from collections.abc import Iterator
 
 import httpx
@@ -98,6 +100,19 @@ def test_bodies_of_another_type_are_refused(base_url: str) -> None:
     content = b'{"prompt": "a"}'
     for headers in ({"Content-Type": "text/plain"}, {}):  # what a foreign web page may send without asking
         assert httpx.post(f"{base_url}/tokenize", content=content, headers=headers).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "sent", [b"NONSENSE\r\n\r\n", b"GET /\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n"]
+)
+def test_what_is_no_http_is_refused_in_the_same_shape(guarded: str, sent: bytes) -> None:
+    url = httpx.URL(guarded)
+    with socket.create_connection((url.host, url.port or 80), timeout=5) as connection:
+        connection.sendall(sent)
+        head, _, body = b"".join(iter(lambda: connection.recv(4096), b"")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    check_shape("ErrorResponse", json.loads(body))
+    assert json.loads(body)["error"]["code"] == "invalid_http"
 
 
 @pytest.mark.parametrize("wrong", [{"max_n": 0}, {"drain_s": -1}, {"request_timeout_s": 0}, {"api_keys": (" ",)}])

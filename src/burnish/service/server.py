@@ -15,6 +15,7 @@ from burnish.core.errors import BadSettings
 from burnish.service.door import Door
 from burnish.service.front import Front
 from burnish.service.lifecycle import Lifecycle
+from burnish.service.wire import Wire
 
 LAST_BYTES_S = 2  # after the drain: time for connections to close
 
@@ -67,7 +68,7 @@ class DrainingServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 self._door,
-                http="h11",
+                http=Wire,
                 ws="none",
                 lifespan="off",
                 log_config=None,
