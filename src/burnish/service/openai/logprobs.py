@@ -26,17 +26,21 @@ def join_chat(parts: Sequence[ChatLogprobs]) -> ChatLogprobs | None:
     return ChatLogprobs(content=[token for part in parts for token in part.content], refusal=None) if parts else None
 
 
+_UTF8 = codecs.getincrementaldecoder("utf-8")
+
+
 class TextOffsets:
     """Where each token begins in the text: characters, counted as the bytes complete them."""
 
     def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder = _UTF8("replace")
         self._offset = 0
 
     def advance(self, piece: bytes) -> int:
-        """Offset of a token; moves past it."""
-        offset = self._offset
-        self._offset += len(self._decoder.decode(piece))
+        """Offset of a token; moves past it. A character an earlier token left half is not the token's own."""
+        text = self._decoder.decode(piece)
+        left_half = max(0, len(text) - len(_UTF8("replace").decode(piece)))
+        offset, self._offset = self._offset + left_half, self._offset + len(text)
         return offset
 
 
