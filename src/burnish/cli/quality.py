@@ -57,8 +57,10 @@ def assess(model: str, text: str, config: QualityConfig, *, against: str | None,
 
     Raises ``BadSettings`` when two models read the text differently.
     """
-    passage = _passage(model, text, config)
-    if against is not None and _passage(against, text, config) != passage:
+    with progress("Reading the text", quiet=quiet):
+        passage = _passage(model, text, config)
+        other = passage if against is None else _passage(against, text, config)
+    if other != passage:
         raise BadSettings(
             f"{model!r} and {against!r} read the text differently", remedy="Compare models of one tokenizer and context"
         )

@@ -164,8 +164,8 @@ def _read(kept: Path, model: Path) -> UpReport | None:
 def _measure(path: Path, conditions: Conditions, *, quiet: bool) -> Iterator[Variant]:
     """The model itself, then its variants, all on the same tokens."""
     raw, text = raw_config(path), read_text(Path(conditions.text))
-    passage = prepare(text, load_tokenizer(path), read_config(raw), conditions.quality)
     with progress("Loading", quiet=quiet):
+        passage = prepare(text, load_tokenizer(path), read_config(raw), conditions.quality)
         original = load_checked(path)
     with progress(f"Perplexity, {original.weights}", quiet=quiet) as moved:
         parent = token_losses(original.decoder, passage, progress=moved)
