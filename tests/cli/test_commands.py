@@ -201,7 +201,14 @@ def test_bench_of_a_folder_and_of_its_variant(burnish: Run, tiny_folder: Path, t
     assert Path(int4["spec"]["model"]).is_relative_to(tmp_path / "cache")
 
 
-@pytest.mark.parametrize(("asked", "weights"), [("dense", "dense"), ("int8", "int8"), ("int4", "int4-g64")])
+@pytest.mark.parametrize(
+    ("asked", "weights"),
+    [
+        pytest.param("dense", "dense", marks=pytest.mark.slow),
+        ("int8", "int8"),
+        pytest.param("int4", "int4-g64", marks=pytest.mark.slow),
+    ],
+)
 def test_bench_of_random_weights_needs_a_config_only(
     burnish: Run, tiny_folder: Path, tmp_path: Path, asked: str, weights: str
 ) -> None:
@@ -212,6 +219,7 @@ def test_bench_of_random_weights_needs_a_config_only(
     assert found["weights"] == weights
 
 
+@pytest.mark.slow
 def test_bench_of_the_built_in_model(burnish: Run) -> None:
     try:
         locate("builtin")
