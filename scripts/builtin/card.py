@@ -1,6 +1,7 @@
 """The model cards: measured values only."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -35,15 +36,17 @@ _DATA = {
 }
 _HEADER = """---
 language: en
+license: apache-2.0
 pipeline_tag: text-generation
 tags: [llama, tiny, stories]
 ---
 """
 _LIMITS = """## Intended use and limits
 
-For trying software: serving, compression, decoding, tests, teaching. It tells short stories in simple prose or in the
-manner of old fairy tales and answers "Tell me a story about ..." in a chat. It knows no facts, does no sums, follows no
-other instructions, and loses its thread after a few paragraphs; what it says about the world is invented.
+For trying software: serving, compression, decoding, tests, teaching. It writes simple prose or the
+manner of old fairy tales and answers "Tell me a story about ..." in a chat. Its sentences are mostly well formed, its
+plots are not: it loses its thread within a few sentences, repeats itself and mixes up who is who. It knows no facts,
+does no sums and follows no other instructions; what it says about the world is invented.
 
 Most of the books are from before 1930 and hold the attitudes of their time, on class, on women, on other peoples.
 Passages with slurs were filtered out of the source texts by word lists, coarsely; old attitudes remain, and the model
@@ -58,12 +61,18 @@ class Trained(NamedTuple):
     model: Decoder
     plan: Plan
     tokenizer: Tokenizer
-    log: Path
+    folder: Path
+
+    @property
+    def notes(self) -> str:
+        """What the keeper of the run wrote down about it in ``NAME.notes.md``, if anything."""
+        path = self.folder / f"{self.name}.notes.md"
+        return path.read_text(encoding="utf-8") + "\n" if path.exists() else ""
 
     @property
     def lines(self) -> list[dict[str, float]]:
         """Log lines of this model, oldest first."""
-        lines = (json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines())
+        lines = (json.loads(line) for line in (self.folder / "log.jsonl").read_text(encoding="utf-8").splitlines())
         return [line for line in lines if line["model"] == self.name]
 
 
@@ -137,7 +146,8 @@ def _data_section(corpus: Corpus) -> str:
         "## Data\n\n" + "\n".join(rows) + f"\n\nHeld out: the books {books}, and the last {HELD_OUT_SHARE:.0%} of the "
         f"stories, articles and scenes. Training documents that share a run of {SHINGLE_WORDS} words with held-out text"
         " were dropped, and so were articles that share one with WikiText-2, which was never trained on. About one"
-        " seventh of the training tokens are conversations made mechanically from the training texts.\n"
+        " seventh of the training tokens are conversations made mechanically from the training texts. The weights come"
+        " under the project's licence, the texts keep their own; no legal review was made.\n"
     )
 
 
@@ -151,8 +161,8 @@ def _training_section(trained: Trained) -> str:
         losses = " | ".join(f"{line[key]:.3f}" for key in ("train", *SOURCES))
         rows.append(f"| {line['step']} | {line['tokens']:,} | {losses} |")
     return (
-        f"## Training\n\n{_recipe(trained.plan)}\n\nMean training loss since the last look and held-out losses on a"
-        " fixed sample of windows, nats per token:\n\n" + "\n".join(rows) + "\n"
+        f"## Training\n\n{_recipe(trained.plan)}\n\n{trained.notes}Mean training loss since the last look and held-out"
+        " losses on a fixed sample of windows, nats per token:\n\n" + "\n".join(rows) + "\n"
     )
 
 
@@ -178,13 +188,23 @@ def _baseline_section(figures: Sequence[Figures]) -> str:
             f"| {_title(f.source)} | {f.documents} | {f.tokens:,} | {f.model:.3f} | {f.baseline:.3f} | "
             f"{f.margin:.3f} ({f.margin_low:.3f} to {f.margin_high:.3f}) | {f.model_bits:.3f} | {f.baseline_bits:.3f} |"
         )
+    better = [_verdict(f) for f in figures if f.margin_low > 0]
+    even = [_title(f.source) for f in figures if f.margin_low <= 0]
     return (
         f"## Against a {BASELINE_ORDER}-gram model\n\nThe baseline is an interpolated modified Kneser-Ney model of"
         f" order {BASELINE_ORDER} over the same tokens, counted on every training document once. Both models predict"
         " the same tokens of whole documents; the network sees at least 512 tokens of context where there are so many."
         " Intervals: bootstrap over documents (a document is a tale, chapter, story, article or scene). Weights as"
-        " shipped, computed in float32.\n\n" + "\n".join(rows) + "\n"
+        " shipped, computed in float32.\n\n"
+        + "\n".join(rows)
+        + f"\n\nBetter than the baseline: {', '.join(better) or 'nowhere'}. Not clearly better:"
+        f" {', '.join(even) or 'nowhere'}.\n"
     )
+
+
+def _verdict(figures: Figures) -> str:
+    fewer = 1 - math.exp(-figures.margin)
+    return f"{_title(figures.source)} by {figures.margin:.2f} nats per token ({fewer:.0%} lower perplexity)"
 
 
 def _samples_section(trained: Trained) -> str:

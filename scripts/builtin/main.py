@@ -71,7 +71,7 @@ class Workshop:
 
     def trained(self, name: str, model: Decoder) -> Trained:
         """What the card of a model needs to know."""
-        return Trained(name, model, self.plans[name], self.tokenizer, self.folder / "log.jsonl")
+        return Trained(name, model, self.plans[name], self.tokenizer, self.folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -95,8 +95,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--texts", type=Path, default=REPOSITORY.parent / "shared/data/text", help="corpus folder")
     parser.add_argument("--work", type=Path, default=REPOSITORY / "build/builtin", help="checkpoints and logs")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "src/burnish/builtin", help="installed models")
-    parser.add_argument("--steps", type=int, default=1350, help="steps of the story model, 8,192 tokens each")
-    parser.add_argument("--draft-steps", type=int, default=250, help="steps of the draft model")
+    parser.add_argument("--steps", type=int, default=1450, help="steps of the story model, 8,192 tokens each")
+    parser.add_argument("--draft-steps", type=int, default=600, help="steps of the draft model")
     parser.add_argument("--seed", type=int, default=1, help="of weights, order and conversations")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--compile", action="store_true", help="fuse operations; needs a C++ compiler")

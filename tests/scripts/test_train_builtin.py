@@ -253,11 +253,13 @@ def test_cards_hold_what_was_measured(corpus: Corpus, stream: Stream, tokenizer:
     losses = PerSource(books=5.125, tinystories=4.25, wikipedia=6.5, shakespeare=5.75)._asdict()
     line = {"model": "stories", "step": 1, "tokens": 128, "train": 7.125} | losses
     (tmp_path / "log.jsonl").write_text(json.dumps(line) + "\n")
-    trained = Trained("stories", model, plan, tokenizer, tmp_path / "log.jsonl")
+    (tmp_path / "stories.notes.md").write_text("Stopped once.\n")
+    trained = Trained("stories", model, plan, tokenizer, tmp_path)
     baseline = KneserNey(closed(corpus.train, tokenizer), vocabulary=TINY.vocab_size, order=2)
     figures = compare(model, baseline, corpus.held_out, tokenizer)
     card = stories_card(trained, corpus, figures)
     assert "| 1 | 128 | 7.125 | 5.125 | 4.250 | 6.500 | 5.750 |" in card
     assert f"{figures[-1].margin:.3f}" in card
     assert all(book in card for book in HELD_OUT_BOOKS)
+    assert "Stopped once." in card
     assert "12.5%" in draft_card(trained, figures, PerSource(0.125, 0.25, 0.0, 1.0))
