@@ -107,7 +107,7 @@ def draft_card(trained: Trained, figures: Sequence[Figures], agreement: PerSourc
             f"The draft for speculative decoding with `burnish stories`, same tokenizer: {_shape(trained.model)}"
             " Trained on the same texts (see the card of the story model for data, licences and limits), in the last"
             f" {trained.plan.taught_share:.0%} of the steps half towards the story model's distribution"
-            " (distillation).\n",
+            " (distillation; the training loss of those steps is that mixture).\n",
             _training_section(trained),
             f"## Held-out text\n\nLoss on all held-out tokens; agreement: how often the most likely next token is the"
             f" story model's, on a fixed sample of held-out windows.\n\n{table}\n",
