@@ -1,6 +1,7 @@
 """What tests of several rooms share: one complete model folder, and the shared data where there is some."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from burnish.models.checkpoint import save_checkpoint
 from tests.tiny import BOS, EOS, PAD, tiny_decoder
+
+# The models of the tests are tiny: a second thread only waits for the first, and badly so on a busy machine.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 SPECIAL = {BOS: "<bos>", EOS: "<eos>", PAD: "<pad>"}

@@ -32,6 +32,7 @@ from burnish.service.openai.shapes import (
 from burnish.service.page import serve
 
 SSE = "text/event-stream"
+SSE_EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
 
 
 class Route(NamedTuple):
@@ -89,7 +90,7 @@ def create_app(served: Served, codec: TextCodec | None, card: ModelCard, config:
 
 
 def _add(app: FastAPI, route: Route) -> None:
-    content = {route.also: {"schema": {"type": "string"}}} if route.also else {}
+    content = {route.also: {"schema": SSE_EVENT}} if route.also else {}
     app.add_api_route(
         route.path,
         route.endpoint,
