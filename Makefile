@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PARALLEL := -n 2 --dist loadfile
 NATIVE := CMakeLists.txt $(wildcard src/burnish/kernels/cpu/*.cpp src/burnish/kernels/cpu/*.h)
 
 .PHONY: run test test-all check format bench docs clean
@@ -11,10 +12,10 @@ run: $(READY)
 	$(BIN)/burnish up
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-all: check
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest $(PARALLEL) -m ""
 
 check: $(READY)
 	$(BIN)/ruff format --check .
