@@ -123,7 +123,7 @@ def test_names_that_look_like_markup_are_shown_as_they_are(burnish: Run, tiny_fo
     for words in (("inspect", odd), ("compress", odd, f"{odd}-out"), ("verify", f"{odd}-out")):
         shown = burnish(*words)
         assert shown.code == 0, shown
-        assert "[/green]" in shown.out + shown.err
+        assert "[/green]" in (shown.out + shown.err).replace("\n", "")  # a title may be folded
 
 
 @pytest.mark.parametrize("recipe", ["int8", "int4"])

@@ -47,7 +47,9 @@ def compress(
     else:
         change = f"{human_bytes(made.bytes_before)} -> {human_bytes(made.bytes_after)}"
         err.print(
-            f"Wrote [bold]{escape(str(out))}[/]: {made.num_layers} layers in {made.weights}, {change}.", highlight=False
+            f"Wrote [bold]{escape(str(out))}[/]: {made.num_layers} layers in {made.weights}, {change}.",
+            highlight=False,
+            soft_wrap=True,
         )
 
 

@@ -73,7 +73,9 @@ def example(path: Path) -> Example:
 def announce(url: str, name: str, shown: Example, *, needs_key: bool) -> None:
     """Say what to open, and show a request that works."""
     key = ' -H "Authorization: Bearer $KEY"' if needs_key else ""
-    err.print(f"\nServing [bold]{escape(name)}[/]. Open [bold]{url}/[/] to chat, or try:\n", highlight=False)
+    err.print(
+        f"\nServing [bold]{escape(name)}[/]. Open [bold]{url}/[/] to chat, or try:\n", highlight=False, soft_wrap=True
+    )
     body = json.dumps({"model": name, "stream": True} | shown.fields)
     command = f"curl -N {url}{shown.endpoint}{key} -H 'Content-Type: application/json' -d {shlex.quote(body)}"
     err.print(command, highlight=False, markup=False, soft_wrap=True)

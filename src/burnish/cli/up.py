@@ -209,7 +209,7 @@ def _table(model: str, report: UpReport) -> Table:
             f"{variant.prefill_tokens_per_s.median:,.0f}",
             f"{variant.decode_tokens_per_s.median:,.1f}",
             f"{variant.perplexity.value:.3f}",
-            "" if ratio is None else f"{ratio.value - 1:+.2%} ± {(ratio.high - ratio.low) / 2:.2%}",
+            "" if ratio is None else f"{100 * (ratio.value - 1):+.2f}±{50 * (ratio.high - ratio.low):.2f}%",
         )
     return table
 
