@@ -53,6 +53,7 @@ def test_up_measures_once_and_again_when_told(burnish: Run, tiny_folder: Path, p
     ]
 
 
+@pytest.mark.slow
 def test_a_changed_text_is_measured_anew(burnish: Run, tiny_folder: Path, prose: Path, tmp_path: Path) -> None:
     """Of a model that is slim already there is nothing to make, only itself to measure."""
     slim, text = tmp_path / "slim", tmp_path / "text.txt"

@@ -7,7 +7,7 @@ import pytest
 from burnish.core.errors import BadRequest, BadSettings
 from burnish.core.types import Event, Request
 from burnish.engine.engine import Engine
-from burnish.measure.speed import Workload, engine_config, measure_speed, warm_up
+from burnish.measure.speed import Spread, Workload, engine_config, joined, measure_speed, warm_up
 from tests.tiny import VOCAB_SIZE, FakeClock, tiny_decoder
 
 
@@ -95,3 +95,7 @@ def test_a_workload_beyond_the_context_is_refused() -> None:
     workload = Workload(prompt_tokens=500, output_tokens=50)
     with pytest.raises(BadRequest, match="limit of 512"):
         measure_speed(Watched(workload), VOCAB_SIZE, workload)
+
+
+def test_rounds_become_one_figure() -> None:
+    assert joined([Spread(10.0, 8.0, 11.0), Spread(12.0, 9.0, 20.0)]) == Spread(11.0, 8.0, 20.0)

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from json import dumps
 from pathlib import Path
@@ -22,10 +21,10 @@ from burnish.cli.output import AsJson, Model, err, human_bytes, out, print_json,
 from burnish.cli.serve import served_name
 from burnish.cli.variants import find_variant, make_cache, variants_folder
 from burnish.core.errors import BadSettings
-from burnish.measure.bench import BenchSpec, bench_engine
+from burnish.measure.bench import BenchResult, BenchSpec, bench_engine
 from burnish.measure.machine import Machine, this_machine
 from burnish.measure.quality import QualityConfig, compare, prepare, quality, read_text, token_losses
-from burnish.measure.speed import Workload
+from burnish.measure.speed import Workload, joined
 from burnish.models.checkpoint import raw_config
 from burnish.models.families import read_config
 from burnish.models.locate import held_out_text, locate
@@ -35,6 +34,7 @@ from burnish.service.server import bind
 
 app = typer.Typer(add_completion=False)
 
+ROUNDS = 2  # of speed measurements
 RECIPES = ("int8", "int4")
 QUALITY = QualityConfig(context=512, stride=256, max_tokens=16_384)
 WORKLOAD = Workload(prompt_tokens=128, output_tokens=32, concurrency=1, repeat=5)
@@ -161,35 +161,44 @@ def _read(kept: Path, model: Path) -> UpReport | None:
     return replace(report, variants=variants) if all(variant.path.exists() for variant in made) else None
 
 
-def _measure(path: Path, conditions: Conditions, *, quiet: bool) -> Iterator[Variant]:
-    """The model itself, then its variants, all on the same tokens."""
+def _measure(path: Path, conditions: Conditions, *, quiet: bool) -> list[Variant]:
+    """The model itself, then its variants, all on the same tokens; their speeds in turn."""
     raw, text = raw_config(path), read_text(Path(conditions.text))
     with progress("Loading", quiet=quiet):
         passage = prepare(text, load_tokenizer(path), read_config(raw), conditions.quality)
-        original = load_checked(path)
-    with progress(f"Perplexity, {original.weights}", quiet=quiet) as moved:
-        parent = token_losses(original.decoder, passage, progress=moved)
-    name = original.weights
-    del original
-    for recipe in (None, *(RECIPES if raw.get("quantization_config") is None else ())):
-        folder = path if recipe is None else find_variant(path, recipe, quiet=quiet)
-        losses = parent
-        if recipe is not None:
-            with progress(f"Perplexity, {recipe}", quiet=quiet) as moved:
-                losses = token_losses(load_checked(folder).decoder, passage, progress=moved)
-        spec = BenchSpec(model=str(folder), threads=conditions.threads, workload=conditions.workload)
-        with progress(f"Speed, {recipe or name}", quiet=quiet) as moved:
-            speed = bench_engine(spec, progress=moved)
-        yield Variant(
-            name=recipe or name,
+        own = load_checked(path).weights
+    folders = {own: path}
+    for recipe in RECIPES if raw.get("quantization_config") is None else ():
+        folders[recipe] = find_variant(path, recipe, quiet=quiet)
+    losses = {}
+    for name, folder in folders.items():
+        with progress(f"Perplexity, {name}", quiet=quiet) as moved:
+            losses[name] = token_losses(load_checked(folder).decoder, passage, progress=moved)
+    speeds = _speeds(folders, conditions, quiet=quiet)
+    return [
+        Variant(
+            name=name,
             path=folder,
             file_bytes=model_bytes(folder),
-            peak_rss_bytes=speed.peak_rss_bytes,
-            prefill_tokens_per_s=speed.prefill_tokens_per_s,
-            decode_tokens_per_s=speed.decode_tokens_per_s,
-            perplexity=quality(losses, passage).perplexity,
-            loss_ratio=None if recipe is None else compare(losses, parent, passage).loss_ratio,
+            peak_rss_bytes=max(result.peak_rss_bytes for result in speeds[name]),
+            prefill_tokens_per_s=joined([result.prefill_tokens_per_s for result in speeds[name]]),
+            decode_tokens_per_s=joined([result.decode_tokens_per_s for result in speeds[name]]),
+            perplexity=quality(losses[name], passage).perplexity,
+            loss_ratio=None if name == own else compare(losses[name], losses[own], passage).loss_ratio,
         )
+        for name, folder in folders.items()
+    ]
+
+
+def _speeds(folders: dict[str, Path], conditions: Conditions, *, quiet: bool) -> dict[str, list[BenchResult]]:
+    """Every variant in turn, ``ROUNDS`` times over, so that a slow moment of the machine meets them all."""
+    results: dict[str, list[BenchResult]] = {name: [] for name in folders}
+    for number in range(1, ROUNDS + 1):
+        for name, folder in folders.items():
+            spec = BenchSpec(model=str(folder), threads=conditions.threads, workload=conditions.workload)
+            with progress(f"Speed, {name}, round {number} of {ROUNDS}", quiet=quiet) as moved:
+                results[name].append(bench_engine(spec, progress=moved))
+    return results
 
 
 def _table(model: str, report: UpReport) -> Table:
@@ -219,6 +228,6 @@ def _caption(conditions: Conditions) -> str:
     machine, work, read = conditions.machine, conditions.workload, conditions.quality
     return escape(
         f"{machine.cpu}, {conditions.threads or machine.num_cores} threads; tokens/s with {work.prompt_tokens} in and "
-        f"{work.output_tokens} out, median of {work.repeat}; perplexity on {Path(conditions.text).name} in windows of "
-        f"{read.context} tokens, stride {read.stride}; change with its 95 % interval"
+        f"{work.output_tokens} out, {ROUNDS} rounds of {work.repeat}; perplexity on {Path(conditions.text).name} in "
+        f"windows of {read.context} tokens, stride {read.stride}; change with its 95 % interval"
     )

@@ -3,7 +3,7 @@
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -137,6 +137,12 @@ def _refuse_errors(events: list[Event]) -> list[TokenEvent]:
         if isinstance(event, FinishEvent) and event.error is not None:
             raise BurnishError(event.error)
     return [event for event in events if isinstance(event, TokenEvent)]
+
+
+def joined(spreads: Sequence[Spread]) -> Spread:
+    """Several rounds as one figure: the median of their medians, and the outermost runs."""
+    medians = [spread.median for spread in spreads]
+    return Spread(statistics.median(medians), min(s.min for s in spreads), max(s.max for s in spreads))
 
 
 def _spread(values: list[float]) -> Spread:
