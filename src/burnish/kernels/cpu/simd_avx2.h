@@ -1,0 +1,75 @@
+// Eight lanes of AVX2: floats, and the integer products of quantized weights. simd_portable.h offers the same words.
+#pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#define LANES_NAME "avx2"
+#define INLINE static inline __attribute__((always_inline))
+
+// --- eight floats ---------------------------------------------------------------------------------------------------
+
+using F8 = __m256;
+
+INLINE F8 load(const float* p) { return _mm256_loadu_ps(p); }
+INLINE void store(float* p, F8 x) { _mm256_storeu_ps(p, x); }
+INLINE F8 splat(float x) { return _mm256_set1_ps(x); }
+INLINE F8 zero() { return _mm256_setzero_ps(); }
+INLINE F8 add(F8 a, F8 b) { return _mm256_add_ps(a, b); }
+INLINE F8 sub(F8 a, F8 b) { return _mm256_sub_ps(a, b); }
+INLINE F8 mul(F8 a, F8 b) { return _mm256_mul_ps(a, b); }
+INLINE F8 div(F8 a, F8 b) { return _mm256_div_ps(a, b); }
+INLINE F8 fma(F8 a, F8 b, F8 c) { return _mm256_fmadd_ps(a, b, c); }  // a * b + c
+INLINE F8 max(F8 a, F8 b) { return _mm256_max_ps(a, b); }
+INLINE F8 min(F8 a, F8 b) { return _mm256_min_ps(a, b); }
+INLINE F8 load_f16(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+INLINE F8 load_bf16(const uint16_t* p) {
+    __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
+}
+INLINE F8 load_int8(const int8_t* p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+INLINE void store_f16(uint16_t* p, F8 x) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+}
+
+// --- integers: 32 bytes, 16 int16, 8 int32 ----------------------------------------------------------------------------
+
+using B32 = __m256i;
+using I16 = __m256i;
+using I8 = __m256i;
+
+INLINE B32 load_bytes(const void* p) { return _mm256_load_si256(static_cast<const __m256i*>(p)); }
+INLINE B32 low_nibbles(B32 x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
+INLINE B32 high_nibbles(B32 x) { return _mm256_and_si256(_mm256_srli_epi16(x, 4), _mm256_set1_epi8(15)); }
+// Four bytes in every lane. In assembly, because compilers hoist these loads out of loops and spill them.
+INLINE B32 splat4(const int8_t* p) {
+    B32 x;
+    asm volatile("vpbroadcastd %1, %0" : "=x"(x) : "m"(*reinterpret_cast<const int32_t*>(p)));
+    return x;
+}
+// Products of unsigned a and signed b, neighbours added; exact while the sum of two stays below 32,768.
+INLINE I16 dot2(B32 a, B32 b) { return _mm256_maddubs_epi16(a, b); }
+// The same for signed a in [-128, 127] and b in [-127, 127]: 2 * 128 * 127 = 32,512.
+INLINE I16 dot2_signed(B32 a, B32 b) { return _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(b, a)); }
+INLINE I16 add16(I16 a, I16 b) { return _mm256_add_epi16(a, b); }
+INLINE I8 widen(I16 x) { return _mm256_madd_epi16(x, _mm256_set1_epi16(1)); }  // neighbours added
+INLINE I8 add32(I8 a, I8 b) { return _mm256_add_epi32(a, b); }
+INLINE I8 sub32(I8 a, I8 b) { return _mm256_sub_epi32(a, b); }
+INLINE I8 splat32(int32_t x) { return _mm256_set1_epi32(x); }
+INLINE I8 zero32() { return _mm256_setzero_si256(); }
+INLINE F8 to_float(I8 x) { return _mm256_cvtepi32_ps(x); }
+// Eight int16 at p, each times a number that fits in int16.
+INLINE I8 mul16(const int16_t* p, int32_t by) {
+    __m256i x = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return _mm256_madd_epi16(x, _mm256_set1_epi32(by & 0xffff));
+}
+INLINE F8 byte_to_float(B32 x, int index) {  // byte `index` of every lane, unsigned
+    return to_float(_mm256_and_si256(_mm256_srli_epi32(x, 8 * index), _mm256_set1_epi32(255)));
+}
+INLINE F8 signed_byte_to_float(B32 x, int index) {
+    return to_float(_mm256_srai_epi32(_mm256_slli_epi32(x, 24 - 8 * index), 24));
+}
+INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
