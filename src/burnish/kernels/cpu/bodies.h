@@ -7,7 +7,7 @@ namespace burnish {
 
 constexpr int kPanel = 16;  // outputs of a panel
 constexpr int kBlock = 32;  // inputs of a block
-constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
+static constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
 enum class Kind { f32, f16, bf16, int8, int4 };
 

@@ -1,0 +1,314 @@
+// Matrix products with weights in panels (kernels/tiles.py). Included by body.cpp, once per instruction set.
+//
+// Every output is one chain: acc = fma(float(integer dot of a block), weight scale * activation scale, acc) over the
+// blocks in order (floats: acc = fma(x, w, acc) over the inputs in order), then the channel scale, bias and the old
+// value. The chain is the same whichever body computes it, so a row's result depends on nothing beside it.
+#pragma once
+
+namespace {
+
+constexpr int kRows = 6;         // activation rows that share a decoded weight
+constexpr int kRowChunk = 48;    // rows whose activations stay in the second-level cache
+constexpr int kIntInputs = 2048; // inputs whose weights and activations stay in the first-level cache
+constexpr int kFloatInputs = 256;
+constexpr int kAhead = 2304;     // bytes of prefetch: found by measurement, docs/log.md
+
+using Sums = float[kPanel];  // accumulators of one row and panel
+
+// --- layout ---------------------------------------------------------------------------------------------------------
+
+struct GroupLayout {
+    int blocks;       // of a group
+    int header;       // bytes before them
+    int block_bytes;
+
+    explicit GroupLayout(const Weight& w)
+        : blocks(w.group ? w.group / kBlock : round_up(w.inputs, kBlock) / kBlock),
+          header(w.group ? (w.asymmetric ? 64 : 32) : 0),
+          block_bytes(w.kind == Kind::int4 ? 256 : 512) {}
+
+    long bytes() const { return header + static_cast<long>(blocks) * block_bytes; }
+    long offset(int block) const { return block / blocks * bytes() + (block % blocks ? header + block % blocks * block_bytes : 0); }
+};
+
+inline long panel_bytes(const Weight& w) {
+    switch (w.kind) {
+        case Kind::f32: return static_cast<long>(w.inputs) * kPanel * 4;
+        case Kind::f16:
+        case Kind::bf16: return static_cast<long>(w.inputs) * kPanel * 2;
+        default: break;
+    }
+    GroupLayout layout(w);
+    int groups = (round_up(w.inputs, kBlock) / kBlock + layout.blocks - 1) / layout.blocks;
+    return groups * layout.bytes();
+}
+
+// The scales of a group's eight outputs, half 0 or 1; ones when the weight has a scale per output.
+INLINE F8 group_scales(const uint8_t* group, int half) { return load_f16(reinterpret_cast<const uint16_t*>(group) + 8 * half); }
+INLINE const int16_t* group_zeros(const uint8_t* group, int half) {
+    return reinterpret_cast<const int16_t*>(group + 32) + 8 * half;
+}
+
+// --- integer dots of one block, eight outputs, R rows ---------------------------------------------------------------
+
+// The block of every row, and what the codes' offset takes from its dots.
+struct BlockRows {
+    const int8_t* codes[kRows];
+    const float* scales[kRows];
+    const int32_t* sums[kRows];
+};
+
+struct Int4 {
+    static constexpr int block_bytes = 256;
+
+    template <int R, bool Asymmetric>
+    INLINE void dots(const uint8_t* half, const uint8_t* group, int h, const BlockRows& a, int b, I8 (&out)[R]) {
+        B32 n[8];
+        for (int v = 0; v < 4; ++v) {
+            B32 x = load_bytes(half + 64 * v);
+            n[v] = low_nibbles(x);
+            n[v + 4] = high_nibbles(x);
+        }
+        for (int r = 0; r < R; ++r) {
+            const int8_t* codes = a.codes[r] + kBlock * b;
+            I16 sum = dot2(n[0], splat4(codes));  // 16 products of 15 * 127 stay below 32,768
+            for (int v = 1; v < 8; ++v) sum = add16(sum, dot2(n[v], splat4(codes + 4 * v)));
+            int32_t total = a.sums[r][b];
+            I8 offset = Asymmetric ? mul16(group_zeros(group, h), total) : splat32(8 * total);
+            out[r] = sub32(widen(sum), offset);
+        }
+    }
+};
+
+struct Int8 {
+    static constexpr int block_bytes = 512;
+
+    template <int R, bool Asymmetric>
+    INLINE void dots(const uint8_t* half, const uint8_t*, int, const BlockRows& a, int b, I8 (&out)[R]) {
+        for (int r = 0; r < R; ++r) out[r] = zero32();
+        for (int v = 0; v < 8; ++v) {
+            B32 w = load_bytes(half + 64 * v);
+            for (int r = 0; r < R; ++r)
+                out[r] = add32(out[r], widen(dot2_signed(w, splat4(a.codes[r] + kBlock * b + 4 * v))));
+        }
+    }
+};
+
+// Blocks [begin, end) of a panel for R rows, added to their sums.
+template <class Code, int R, bool Grouped, bool Asymmetric>
+void int_panel(const uint8_t* panel, const GroupLayout& layout, int begin, int end, const BlockRows& a, Sums* sums) {
+    const uint8_t* group = panel + begin / layout.blocks * layout.bytes();
+    int inside = begin % layout.blocks;
+    const uint8_t* block = group + layout.header + static_cast<long>(inside) * Code::block_bytes;
+    for (int b = begin; b < end; ++b) {
+        for (int line = 0; line < Code::block_bytes + 32; line += 64) prefetch(block + kAhead + line);
+        for (int h = 0; h < 2; ++h) {
+            I8 dots[R];
+            Code::template dots<R, Asymmetric>(block + 32 * h, group, h, a, b, dots);
+            F8 scales = Grouped ? group_scales(group, h) : splat(1.0f);
+            for (int r = 0; r < R; ++r) {
+                F8 scale = splat(a.scales[r][b]);
+                float* sum = sums[r] + 8 * h;
+                store(sum, fma(to_float(dots[r]), Grouped ? mul(scales, scale) : scale, load(sum)));
+            }
+        }
+        block += Code::block_bytes;
+        if (++inside == layout.blocks) {
+            inside = 0;
+            group = block;
+            block += layout.header;
+        }
+    }
+}
+
+// --- float activations ------------------------------------------------------------------------------------------------
+
+struct FloatRows {
+    const float* x[kRows];
+};
+
+template <Kind K>
+INLINE F8 load_weights(const uint8_t* p) {
+    if constexpr (K == Kind::f32) return load(reinterpret_cast<const float*>(p));
+    else if constexpr (K == Kind::f16) return load_f16(reinterpret_cast<const uint16_t*>(p));
+    else return load_bf16(reinterpret_cast<const uint16_t*>(p));
+}
+
+// Inputs [begin, end) of a panel for R rows, added to their sums.
+template <Kind K, int R>
+void float_panel(const uint8_t* panel, int begin, int end, const FloatRows& a, Sums* sums) {
+    constexpr int item = K == Kind::f32 ? 4 : 2;
+    F8 low[R], high[R];
+    for (int r = 0; r < R; ++r) {
+        low[r] = load(sums[r]);
+        high[r] = load(sums[r] + 8);
+    }
+    const uint8_t* p = panel + static_cast<long>(begin) * kPanel * item;
+    for (int i = begin; i < end; ++i, p += kPanel * item) {
+        prefetch(p + kAhead);
+        F8 w0 = load_weights<K>(p), w1 = load_weights<K>(p + 8 * item);
+        for (int r = 0; r < R; ++r) {
+            F8 x = splat(a.x[r][i]);
+            low[r] = fma(x, w0, low[r]);
+            high[r] = fma(x, w1, high[r]);
+        }
+    }
+    for (int r = 0; r < R; ++r) {
+        store(sums[r], low[r]);
+        store(sums[r] + 8, high[r]);
+    }
+}
+
+// Integer codes of eight outputs as floats, zero point removed: input `i` of a block.
+INLINE F8 code_of(const Weight& w, const uint8_t* half, const uint8_t* group, int h, int i) {
+    if (w.kind == Kind::int8) return signed_byte_to_float(load_bytes(half + 64 * (i / 4)), i % 4);
+    B32 x = load_bytes(half + 64 * (i % 16 / 4));
+    F8 code = byte_to_float(i < 16 ? low_nibbles(x) : high_nibbles(x), i % 4);
+    return sub(code, w.asymmetric ? to_float(mul16(group_zeros(group, h), 1)) : splat(8.0f));
+}
+
+// Block `b` of a panel of integers for `rows` rows of floats: the block's own chain first, then its scale.
+void decoded_block(const Weight& w, const uint8_t* group, const uint8_t* block, int num_inputs, const FloatRows& a, int at,
+                   int rows, Sums* sums) {
+    for (int h = 0; h < 2; ++h) {
+        F8 part[kRows];
+        for (int r = 0; r < kRows; ++r) part[r] = zero();
+        for (int i = 0; i < num_inputs; ++i) {
+            F8 code = code_of(w, block + 32 * h, group, h, i);
+            for (int r = 0; r < rows; ++r) part[r] = fma(splat(a.x[r][at + i]), code, part[r]);
+        }
+        F8 scales = w.group ? group_scales(group, h) : splat(1.0f);
+        for (int r = 0; r < rows; ++r) store(sums[r] + 8 * h, fma(part[r], scales, load(sums[r] + 8 * h)));
+    }
+}
+
+void decoded_panel(const Weight& w, const uint8_t* panel, const FloatRows& a, int rows, Sums* sums) {
+    GroupLayout layout(w);
+    for (int at = 0, b = 0; at < w.inputs; at += kBlock, ++b) {
+        const uint8_t* group = panel + b / layout.blocks * layout.bytes();
+        const uint8_t* block = group + layout.header + static_cast<long>(b % layout.blocks) * layout.block_bytes;
+        int num_inputs = w.inputs - at < kBlock ? w.inputs - at : kBlock;
+        decoded_block(w, group, block, num_inputs, a, at, rows, sums);
+    }
+}
+
+// --- from panels to outputs -------------------------------------------------------------------------------------------
+
+// One row's sums of a panel become outputs.
+INLINE void finish_row(const Weight& w, const float* bias, int first, const float* sums, float* to, bool add_old) {
+    for (int h = 0; h < kPanel; h += 8) {
+        F8 x = load(sums + h);
+        if (w.scales) x = mul(x, load(w.scales + first + h));
+        if (bias) x = add(x, load(bias + h));
+        store(to + h, add_old ? add(x, load(to + h)) : x);
+    }
+}
+
+void finish(const Weight& w, const float* bias, int panel, int rows, const Sums* sums, float* out, int stride, bool add_old) {
+    int first = panel * kPanel, count = w.outputs - first < kPanel ? w.outputs - first : kPanel;
+    float own_bias[kPanel] = {}, last[kPanel] = {};
+    if (bias) std::memcpy(own_bias, bias + first, sizeof(float) * count);
+    for (int r = 0; r < rows; ++r) {
+        float* to = out + static_cast<long>(r) * stride + first;
+        if (count == kPanel) {
+            finish_row(w, bias ? own_bias : nullptr, first, sums[r], to, add_old);
+        } else {  // the last panel of a weight: what lies behind its outputs is somebody else's
+            std::memcpy(last, to, sizeof(float) * count);
+            finish_row(w, bias ? own_bias : nullptr, first, sums[r], last, add_old);
+            std::memcpy(to, last, sizeof(float) * count);
+        }
+    }
+}
+
+// The panel body for `rows` <= kRows rows, chosen at run time.
+using IntBody = void (*)(const uint8_t*, const GroupLayout&, int, int, const BlockRows&, Sums*);
+
+template <class Code, bool Grouped, bool Asymmetric>
+IntBody int_body(int rows) {
+    static constexpr IntBody table[] = {
+        int_panel<Code, 1, Grouped, Asymmetric>, int_panel<Code, 2, Grouped, Asymmetric>,
+        int_panel<Code, 3, Grouped, Asymmetric>, int_panel<Code, 4, Grouped, Asymmetric>,
+        int_panel<Code, 5, Grouped, Asymmetric>, int_panel<Code, 6, Grouped, Asymmetric>,
+    };
+    return table[rows - 1];
+}
+
+IntBody int_body(const Weight& w, int rows) {
+    if (w.kind == Kind::int8) return w.group ? int_body<Int8, true, false>(rows) : int_body<Int8, false, false>(rows);
+    if (!w.group) return int_body<Int4, false, false>(rows);
+    return w.asymmetric ? int_body<Int4, true, true>(rows) : int_body<Int4, true, false>(rows);
+}
+
+BlockRows block_rows(const Blocks& acts, int first, int rows) {
+    BlockRows a;
+    for (int r = 0; r < rows; ++r) {
+        long row = static_cast<long>(first + r) * acts.blocks;
+        a.codes[r] = acts.codes + row * kBlock;
+        a.scales[r] = acts.scales + row;
+        a.sums[r] = acts.sums + row;
+    }
+    return a;
+}
+
+void linear_int8(const Weight& w, const float* bias, const Blocks& acts, int rows, int first, int last, float* out,
+                 int stride, bool add_old) {
+    GroupLayout layout(w);
+    long bytes = panel_bytes(w);
+    int blocks = round_up(w.inputs, kBlock) / kBlock, step = kIntInputs / kBlock;
+    alignas(64) Sums sums[kRowChunk];
+    for (int chunk = 0; chunk < rows; chunk += kRowChunk) {
+        int count = rows - chunk < kRowChunk ? rows - chunk : kRowChunk;
+        for (int panel = first; panel < last; ++panel) {
+            std::memset(sums, 0, sizeof(Sums) * count);
+            for (int begin = 0; begin < blocks; begin += step) {
+                int end = begin + step < blocks ? begin + step : blocks;
+                for (int r = 0; r < count; r += kRows) {
+                    int group = count - r < kRows ? count - r : kRows;
+                    int_body(w, group)(w.data + panel * bytes, layout, begin, end, block_rows(acts, chunk + r, group), sums + r);
+                }
+            }
+            finish(w, bias, panel, count, sums, out + static_cast<long>(chunk) * stride, stride, add_old);
+        }
+    }
+}
+
+using FloatBody = void (*)(const uint8_t*, int, int, const FloatRows&, Sums*);
+
+template <Kind K>
+FloatBody float_body(int rows) {
+    static constexpr FloatBody table[] = {float_panel<K, 1>, float_panel<K, 2>, float_panel<K, 3>,
+                                          float_panel<K, 4>, float_panel<K, 5>, float_panel<K, 6>};
+    return table[rows - 1];
+}
+
+FloatBody float_body(Kind kind, int rows) {
+    if (kind == Kind::f32) return float_body<Kind::f32>(rows);
+    return kind == Kind::f16 ? float_body<Kind::f16>(rows) : float_body<Kind::bf16>(rows);
+}
+
+void linear_float(const Weight& w, const float* bias, const float* source, int source_stride, int rows, int first, int last,
+                  float* out, int stride, bool add_old) {
+    bool is_integer = w.kind == Kind::int8 || w.kind == Kind::int4;
+    long bytes = panel_bytes(w);
+    alignas(64) Sums sums[kRowChunk];
+    for (int chunk = 0; chunk < rows; chunk += kRowChunk) {
+        int count = rows - chunk < kRowChunk ? rows - chunk : kRowChunk;
+        for (int panel = first; panel < last; ++panel) {
+            std::memset(sums, 0, sizeof(Sums) * count);
+            int step = is_integer ? w.inputs : kFloatInputs;
+            for (int begin = 0; begin < w.inputs; begin += step) {
+                int end = begin + step < w.inputs ? begin + step : w.inputs;
+                for (int r = 0; r < count; r += kRows) {
+                    int group = count - r < kRows ? count - r : kRows;
+                    FloatRows a;
+                    for (int i = 0; i < group; ++i) a.x[i] = source + static_cast<long>(chunk + r + i) * source_stride;
+                    if (is_integer) decoded_panel(w, w.data + panel * bytes, a, group, sums + r);
+                    else float_body(w.kind, group)(w.data + panel * bytes, begin, end, a, sums + r);
+                }
+            }
+            finish(w, bias, panel, count, sums, out + static_cast<long>(chunk) * stride, stride, add_old);
+        }
+    }
+}
+
+}  // namespace
