@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ from tests.tiny import BOS, EOS, PAD, tiny_decoder
 # The models of the tests are tiny: a second thread only waits for the first, and badly so on a busy machine.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
+
+_CACHE = tempfile.TemporaryDirectory(prefix="burnish-tests-")  # plans and variants of the tests' models
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 SPECIAL = {BOS: "<bos>", EOS: "<eos>", PAD: "<pad>"}

@@ -15,7 +15,17 @@ from burnish.core.errors import VerificationFailed
 from burnish.core.records import LayerRecord
 from burnish.core.types import ModelCard
 from burnish.engine.config import EngineConfig
-from burnish.registry.artifact import Manifest, describe, new_folder, read_manifest, write_manifest
+from burnish.plan.cache import PlanCache
+from burnish.plan.ops import Plan
+from burnish.registry.artifact import (
+    Manifest,
+    content_hash,
+    content_stamp,
+    describe,
+    new_folder,
+    read_manifest,
+    write_manifest,
+)
 from burnish.registry.golden import deviations, golden_prompts, make_golden, refuse_foreign
 
 if TYPE_CHECKING:
@@ -24,6 +34,7 @@ if TYPE_CHECKING:
     from burnish.engine.client import EngineClient
     from burnish.engine.engine import Engine
     from burnish.models.checkpoint import Loaded
+    from burnish.plan.tile_file import Lowered
     from burnish.service.config import ServiceConfig
 
 
@@ -89,19 +100,35 @@ def write_artifact(loaded: "Loaded", origin: Origin, out: Path) -> Manifest:
     return manifest
 
 
+def open_plan(path: Path, cache: PlanCache | None = None) -> Plan:
+    """The plan of a model: mapped from the cache, or lowered from its checkpoint and kept there for the next start.
+
+    Raises as ``load_checked`` when it has to be lowered; a plan that is found was proven then, and loads no torch.
+    """
+    cache = cache or PlanCache()
+    key = cache.key_of(content_stamp(path), partial(content_hash, path))
+    return cache.open(key, lambda: _lowered(path))
+
+
+def _lowered(path: Path) -> "Lowered":
+    from burnish.plan.lower import lowered
+
+    return lowered(load_checked(path).decoder)
+
+
 def build_engine(path: Path, config: EngineConfig, name: str) -> "tuple[Engine, ModelCard]":
-    """Load a model and make its engine. Raises as ``load_checked``."""
+    """Open a model and make its engine. Raises as ``open_plan``."""
     from burnish.engine.engine import Engine
     from burnish.models.tokenizer import load_tokenizer
 
-    loaded = load_checked(path)
-    engine = Engine(loaded.decoder, load_tokenizer(path), config)
+    plan = open_plan(path)
+    engine = Engine(plan, load_tokenizer(path), config)
     card = ModelCard(
         name=name,
-        vocab_size=loaded.decoder.config.vocab_size,
-        max_positions=loaded.decoder.config.max_positions,
+        vocab_size=plan.shape.vocab_size,
+        max_positions=plan.shape.max_positions,
         max_request_tokens=engine.limits.max_tokens,
-        weights=loaded.weights,
+        weights=plan.weights,
         created=int(time.time()),
         max_in_flight=config.max_waiting,
     )

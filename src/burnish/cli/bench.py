@@ -7,6 +7,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from burnish.cli.measured import MEASURED
 from burnish.cli.output import AsJson, human_bytes, out, print_json, progress
 from burnish.cli.variants import find_variant
 from burnish.core.errors import BadSettings
@@ -45,7 +46,7 @@ def engine(
         model=model, weights=weights if model.startswith(RANDOM) else None, threads=threads, workload=workload
     )
     with progress("Measuring", quiet=json) as moved:
-        result = bench_engine(spec, progress=moved)
+        result = bench_engine(spec, MEASURED, progress=moved)
     if json:
         print_json(result)
     else:
@@ -62,6 +63,7 @@ def _table(result: BenchResult) -> Table:
         ("decode tokens/s", result.decode_tokens_per_s),
     ):
         table.add_row(label, *(f"{value:,.1f}" for value in spread))
+    table.add_row("python share of decoding", *(f"{value:.1%}" for value in result.python_share))
     table.add_row("ready", f"{result.ready_s:.2f} s")
     table.add_row("peak memory", human_bytes(result.peak_rss_bytes))
     return table

@@ -21,6 +21,7 @@ COMMANDS = {
     "quality": "Measure perplexity, alone or against another model.",
     "verify": "Prove on a model that batching and caching change nothing.",
     "bench": "Measure the speed of the engine.",
+    "cache": "List or clear what is kept for a faster start.",
 }
 _LISTING = "burnish.listing"
 

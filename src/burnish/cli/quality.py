@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from burnish.assemble import load_checked
+from burnish.assemble import load_checked, open_plan
 from burnish.cli.output import AsJson, Model, out, print_json, progress
 from burnish.core.errors import BadSettings
 from burnish.measure.intervals import Interval
@@ -41,18 +41,21 @@ def quality(
     context: Annotated[int, typer.Option(help="Tokens of a window.")] = 512,
     stride: Annotated[int, typer.Option(help="Tokens by which windows move.")] = 256,
     max_tokens: Annotated[int | None, typer.Option(help="Read at most this many tokens of the text.")] = None,
+    reference: Annotated[bool, typer.Option("--reference", help="Score with torch in float32, not as served.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Measure perplexity by a sliding window in which every token is scored once."""
+    """Measure perplexity, as served, by a sliding window in which every token is scored once."""
     config = QualityConfig(context=context, stride=stride, max_tokens=max_tokens)
-    report = assess(model, read_text(data), config, against=against, quiet=json)
+    report = assess(model, read_text(data), config, against=against, quiet=json, reference=reference)
     if json:
         print_json({f.name: value for f in fields(report) if (value := getattr(report, f.name)) is not None})
     else:
         out.print(_table(model, against, report))
 
 
-def assess(model: str, text: str, config: QualityConfig, *, against: str | None, quiet: bool) -> QualityReport:
+def assess(
+    model: str, text: str, config: QualityConfig, *, against: str | None, quiet: bool, reference: bool = False
+) -> QualityReport:
     """Score a text with one model, or with two on the same tokens.
 
     Raises ``BadSettings`` when two models read the text differently.
@@ -67,7 +70,9 @@ def assess(model: str, text: str, config: QualityConfig, *, against: str | None,
     scores = []
     for name in (model, against) if against is not None else (model,):
         with progress(f"Scoring {passage.config.context}-token windows with {name}", quiet=quiet) as moved:
-            scores.append(token_losses(load_checked(locate(name)).decoder, passage, progress=moved))
+            path = locate(name)
+            opened = load_checked(path).decoder if reference else open_plan(path)
+            scores.append(token_losses(opened, passage, progress=moved))
     alone = judge(scores[0], passage)
     both = compare(scores[0], scores[1], passage) if against is not None else None
     return QualityReport(

@@ -14,8 +14,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from burnish import __version__
-from burnish.assemble import load_checked
+from burnish.assemble import open_plan
 from burnish.cli.compress import model_bytes
+from burnish.cli.measured import MEASURED
 from burnish.cli.options import ApiKeys, Host, Port, SettingsFile, Threads, server_settings
 from burnish.cli.output import AsJson, Model, err, human_bytes, out, print_json, progress
 from burnish.cli.serve import served_name
@@ -166,14 +167,14 @@ def _measure(path: Path, conditions: Conditions, *, quiet: bool) -> list[Variant
     raw, text = raw_config(path), read_text(Path(conditions.text))
     with progress("Loading", quiet=quiet):
         passage = prepare(text, load_tokenizer(path), read_config(raw), conditions.quality)
-        own = load_checked(path).weights
+        own = open_plan(path).weights
     folders = {own: path}
     for recipe in RECIPES if raw.get("quantization_config") is None else ():
         folders[recipe] = find_variant(path, recipe, quiet=quiet)
     losses = {}
     for name, folder in folders.items():
         with progress(f"Perplexity, {name}", quiet=quiet) as moved:
-            losses[name] = token_losses(load_checked(folder).decoder, passage, progress=moved)
+            losses[name] = token_losses(open_plan(folder), passage, progress=moved)
     speeds = _speeds(folders, conditions, quiet=quiet)
     return [
         Variant(
@@ -197,7 +198,7 @@ def _speeds(folders: dict[str, Path], conditions: Conditions, *, quiet: bool) ->
         for name, folder in folders.items():
             spec = BenchSpec(model=str(folder), threads=conditions.threads, workload=conditions.workload)
             with progress(f"Speed, {name}, round {number} of {ROUNDS}", quiet=quiet) as moved:
-                results[name].append(bench_engine(spec, progress=moved))
+                results[name].append(bench_engine(spec, MEASURED, progress=moved))
     return results
 
 

@@ -8,15 +8,11 @@ from pathlib import Path
 from burnish.cli.compress import write_variant
 from burnish.cli.output import progress
 from burnish.core.errors import BadCheckpoint, BadSettings
+from burnish.core.folders import cache_folder
 from burnish.models import llama2c, tok_bin
 from burnish.models.checkpoint import raw_config
 from burnish.models.tokenizer import FILES as TOKENIZER_FILES
 from burnish.registry.artifact import check_files, content_hash, read_manifest
-
-
-def cache_folder() -> Path:
-    """Where burnish keeps what it can make again: $XDG_CACHE_HOME/burnish, ~/.cache/burnish by default."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "burnish"
 
 
 def variants_folder(model: Path) -> Path:

@@ -1,15 +1,17 @@
 """burnish verify: the engine's promise, proven on the user's own model."""
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from burnish.assemble import load_checked
+from burnish.assemble import open_plan
 from burnish.cli.output import AsJson, Model, out, print_json, progress
+from burnish.cli.variants import find_variant
 from burnish.measure.verify import Check
-from burnish.measure.verify import verify as verify_decoder
+from burnish.measure.verify import verify as verify_model
 from burnish.models.locate import locate
 from burnish.registry.artifact import check_files, read_manifest
 
@@ -17,11 +19,15 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command()
-def verify(model: Model = "builtin", json: AsJson = False) -> None:
-    """Prove that results do not depend on batching, chunking, caching or preemption; exit code 3 when they do."""
-    path = locate(model)
+def verify(
+    model: Model = "builtin",
+    weights: Annotated[str | None, typer.Option(help="Verify a variant: dense, int8 or int4.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Prove that results never depend on batching, chunking, caching, threads or preemption; else exit code 3."""
+    path = locate(model) if weights is None else find_variant(locate(model), weights, quiet=json)
     with progress("Verifying", quiet=json) as moved:
-        checks = [*verify_decoder(load_checked(path).decoder, progress=moved), *_manifest_checks(path)]
+        checks = [*verify_model(open_plan(path), progress=moved), *_manifest_checks(path)]
     passed = all(check.passed for check in checks)
     if json:
         print_json({"model": model, "passed": passed, "checks": checks})

@@ -9,6 +9,8 @@ from burnish.core.errors import BadRequest
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length", "abort", "error")
+KeyKind = Literal["f32", "f16", "int8"]
+"""How keys and values are stored; int8 has a scale per token and head."""
 
 
 _RANGES: dict[str, tuple[float, float]] = {

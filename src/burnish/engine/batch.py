@@ -1,49 +1,50 @@
-"""A schedule becomes tensors. R rows (tokens of the step), S chunks."""
+"""A schedule becomes arrays. R rows (tokens of the step), S chunks."""
 
-from typing import NamedTuple
+from collections.abc import Sequence as Items
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from burnish.engine.scheduler import Chunk
-from burnish.kernels.ops import KeyLayout
+from burnish.plan.ops import StepInputs
 
 
-class Batch(NamedTuple):
-    """The inputs of one forward pass."""
-
-    tokens: Tensor  # (R,)
-    positions: Tensor  # (R,)
-    slots: Tensor  # (R,) where each row's keys go: block * block_size + offset
-    layout: KeyLayout
-    last_rows: Tensor  # rows whose logits choose a token, one per chunk that is its sequence's last
-
-
-def make_batch(chunks: tuple[Chunk, ...], block_size: int) -> Batch:
+def make_batch(chunks: tuple[Chunk, ...], block_size: int) -> StepInputs:
     """Lay the chunks one after the other."""
     tokens: list[int] = []
     positions: list[int] = []
     slots: list[int] = []
     last_rows: list[int] = []
-    width = max(len(chunk.sequence.blocks) for chunk in chunks)
-    tables = torch.zeros(len(chunks), width, dtype=torch.int64)
-    for index, (sequence, num_tokens) in enumerate(chunks):
-        span = range(sequence.num_computed, sequence.num_computed + num_tokens)
-        tokens += sequence.tokens[span.start : span.stop]
-        positions += span
-        slots += (sequence.blocks[p // block_size] * block_size + p % block_size for p in span)
-        tables[index, : len(sequence.blocks)] = torch.tensor(sequence.blocks)
-        if chunks[index].is_last:
+    for chunk in chunks:
+        sequence, num_tokens = chunk
+        first = sequence.num_computed
+        tokens += sequence.tokens[first : first + num_tokens]
+        positions += range(first, first + num_tokens)
+        blocks = sequence.blocks
+        slots += [blocks[p // block_size] * block_size + p % block_size for p in range(first, first + num_tokens)]
+        if chunk.is_last:
             last_rows.append(len(tokens) - 1)
-    layout = KeyLayout(
-        query_lens=tuple(chunk.num_tokens for chunk in chunks),
-        context_lens=tuple(chunk.sequence.num_computed + chunk.num_tokens for chunk in chunks),
-        block_tables=tables,
+    return StepInputs(
+        tokens=_ints(tokens),
+        positions=_ints(positions),
+        slots=_ints(slots),
+        query_lens=_ints([chunk.num_tokens for chunk in chunks]),
+        context_lens=_ints([chunk.sequence.num_computed + chunk.num_tokens for chunk in chunks]),
+        block_tables=_tables(chunks),
+        last_rows=_ints(last_rows),
     )
-    return Batch(
-        tokens=torch.tensor(tokens),
-        positions=torch.tensor(positions),
-        slots=torch.tensor(slots),
-        layout=layout,
-        last_rows=torch.tensor(last_rows, dtype=torch.int64),
-    )
+
+
+def _ints(values: Items[int]) -> NDArray[np.int32]:
+    return np.array(values, dtype=np.int32)
+
+
+def _tables(chunks: tuple[Chunk, ...]) -> NDArray[np.int32]:
+    """The chunks' blocks, short ones padded with block 0: (S, blocks)."""
+    if len(chunks) == 1:
+        return np.array([chunks[0].sequence.blocks], dtype=np.int32)
+    width = max(len(chunk.sequence.blocks) for chunk in chunks)
+    tables = np.zeros((len(chunks), width), dtype=np.int32)
+    for index, chunk in enumerate(chunks):
+        tables[index, : len(chunk.sequence.blocks)] = chunk.sequence.blocks
+    return tables

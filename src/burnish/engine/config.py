@@ -3,9 +3,12 @@
 import logging
 import os
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import get_args
 
 from burnish.core.errors import BadSettings
+from burnish.core.types import KeyKind
+from burnish.plan.executor import Arena, Backend
+from burnish.plan.ops import PlanShape
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +33,8 @@ class EngineConfig:
     skip_ahead: int = 8  # waiting requests looked at behind one that does not fit
     max_skips: int = 32  # times a request may be overtaken before nobody passes it
     threads: int | None = None  # None: all cores
+    keys: KeyKind = "f16"  # how keys and values are stored: f32, f16, or int8 with a scale per token and head
+    backend: Backend = "auto"  # native where it is built, else reference
 
     def __post_init__(self) -> None:
         """Check what must hold between the fields."""
@@ -44,37 +49,35 @@ class EngineConfig:
             value, least = getattr(self, name), 0 if "skip" in name else 1
             if value is not None and value < least:
                 raise BadSettings(f"{name} {value} is wrong", remedy=f"Use {least} or more")
+        for name, known in (("keys", get_args(KeyKind)), ("backend", get_args(Backend))):
+            if getattr(self, name) not in known:
+                raise BadSettings(f"{name} {getattr(self, name)!r} is unknown", remedy=f"Use {', '.join(known)}")
 
 
-class KeyShape(NamedTuple):
-    """What a token's keys and values take in every layer."""
-
-    num_layers: int
-    num_kv_heads: int
-    head_dim: int
-    itemsize: int = 4
-
-    @property
-    def token_bytes(self) -> int:
-        """Bytes of keys and values of one token, all layers."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.itemsize
+def token_bytes(shape: PlanShape, keys: KeyKind) -> int:
+    """Bytes of the keys and values of one token, all layers."""
+    head = {"f32": 4 * shape.head_dim, "f16": 2 * shape.head_dim, "int8": shape.head_dim + 4}[keys]
+    return 2 * shape.num_layers * shape.num_kv_heads * head
 
 
-def resolve(config: EngineConfig, keys: KeyShape, max_positions: int) -> EngineConfig:
-    """The configuration with ``num_blocks`` decided: what ``kv_bytes`` hold, but no more than can ever be used.
+def resolve(config: EngineConfig, shape: PlanShape) -> EngineConfig:
+    """The configuration with every choice made: ``num_blocks`` are what ``kv_bytes`` hold, but no more than can ever
+    be used; ``threads`` are all cores this process may run on.
 
     Raises ``BadSettings`` when the blocks exceed the machine's memory.
     """
-    block_bytes = keys.token_bytes * config.block_size
+    block_bytes = token_bytes(shape, config.keys) * config.block_size
+    if config.threads is None:
+        config = replace(config, threads=len(os.sched_getaffinity(0)))
     if config.num_blocks is None:
-        context = -(-max_positions // config.block_size)
+        context = -(-shape.max_positions // config.block_size)
         affordable = max(1, config.kv_bytes // block_bytes)
         if affordable < context:
             fits = affordable * config.block_size
             log.warning(
                 "kv_bytes in [engine] holds %d tokens of a context of %d: longer requests are refused",
                 fits,
-                max_positions,
+                shape.max_positions,
             )
         config = replace(config, num_blocks=min(affordable, config.max_running * context))
     assert config.num_blocks is not None
@@ -86,3 +89,10 @@ def resolve(config: EngineConfig, keys: KeyShape, max_positions: int) -> EngineC
             remedy="Use a smaller num_blocks or kv_bytes in [engine]",
         )
     return config
+
+
+def arena(config: EngineConfig) -> Arena:
+    """The memory a resolved configuration asks for."""
+    assert config.num_blocks is not None
+    assert config.threads is not None
+    return Arena(config.num_blocks, config.block_size, config.step_tokens, config.keys, config.threads)

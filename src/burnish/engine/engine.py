@@ -2,25 +2,29 @@
 
 import time
 from collections.abc import Callable
-from typing import Protocol
-
-import torch
+from typing import TYPE_CHECKING, Protocol, Union
 
 from burnish.core.admission import Limits, admit
 from burnish.core.errors import BadRequest, Overloaded
 from burnish.core.types import Event, FinishEvent, FinishReason, Load, Request, StartEvent, TokenEvent
 from burnish.engine.batch import make_batch
 from burnish.engine.blocks import BlockPool
-from burnish.engine.config import EngineConfig, resolve
+from burnish.engine.config import EngineConfig, arena, resolve
 from burnish.engine.prefix import PrefixCache
 from burnish.engine.sampling import BatchState, Chosen, Row, sample
 from burnish.engine.scheduler import Schedule, Scheduler
 from burnish.engine.sequence import Sequence
-from burnish.engine.step import ForwardStep, key_shape
 from burnish.engine.text import NoText, OutputText
-from burnish.models.decoder import Decoder
 from burnish.models.tokenizer import Pieces, TextStream
+from burnish.plan.executor import make_executor
+from burnish.plan.ops import Floats, Plan, StepInputs
 
+if TYPE_CHECKING:
+    from burnish.models.decoder import Decoder
+
+__all__ = ["Engine", "Model", "Plan", "Vocabulary", "plan_of"]
+
+Model = Union[Plan, "Decoder"]
 PROMPT_TAIL = 8  # tokens: more than one character, so that output may begin in the middle of one
 
 
@@ -36,34 +40,35 @@ class Vocabulary(Pieces, Protocol):
 class Engine:
     """Continuous batching over a block pool.
 
-    ``add`` and ``abort`` change the queue, ``step`` computes one batch and returns what happened.
+    ``add`` and ``abort`` change the queue, ``step`` computes one batch and returns what happened. A decoder is lowered
+    to a plan first.
     """
 
     def __init__(
         self,
-        decoder: Decoder,
+        model: Model,
         vocabulary: Vocabulary | None,
         config: EngineConfig,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
-        self.config = resolve(config, key_shape(decoder), decoder.config.max_positions)
+        plan = plan_of(model)
+        self.config = resolve(config, plan.shape)
         assert self.config.num_blocks is not None
         prefix = PrefixCache(self.config.block_size)
         pool = BlockPool(self.config.num_blocks, on_evict=prefix.forget)
         self.limits = Limits(
-            decoder.config.vocab_size,
-            min(decoder.config.max_positions, self.config.num_blocks * self.config.block_size),
+            plan.shape.vocab_size,
+            min(plan.shape.max_positions, self.config.num_blocks * self.config.block_size),
         )
         self._scheduler = Scheduler(self.config, pool, prefix)
-        self._forward = ForwardStep(decoder, self.config.num_blocks, self.config.block_size)
+        self._forward = make_executor(plan, arena(self.config), self.config.backend)
         self._vocabulary, self._clock = vocabulary, clock
         self._eos = vocabulary.eos_token_ids if vocabulary else frozenset[int]()
         self._sequences: dict[str, Sequence] = {}
         self._outbox: list[Event] = []  # survives a step that raises half-way
         self._num_steps = 0
+        self.forward_s = 0.0  # seconds inside the executor: the rest of a step is Python's
 
     @property
     def has_work(self) -> bool:
@@ -103,7 +108,7 @@ class Engine:
         if not self.has_work:
             return []
         begun_s, schedule = self._clock(), self._scheduler.schedule()
-        logits = self._forward(make_batch(schedule.chunks, self.config.block_size))
+        logits = self._compute(make_batch(schedule.chunks, self.config.block_size))
         ready = [chunk.sequence for chunk in schedule.chunks if chunk.is_last]
         chosen = sample(logits, self._state(ready))
         self._num_steps += 1
@@ -113,6 +118,12 @@ class Engine:
     def load(self) -> Load:
         """Counts for the outside."""
         return self._scheduler.load()._replace(steps=self._num_steps)
+
+    def _compute(self, inputs: StepInputs) -> Floats:
+        begun_s = time.perf_counter()
+        logits = self._forward(inputs)
+        self.forward_s += time.perf_counter() - begun_s
+        return logits
 
     def _state(self, ready: list[Sequence]) -> BatchState:
         return tuple(
@@ -169,3 +180,12 @@ class Engine:
         del self._sequences[sequence.request.request_id]
         request_id = sequence.request.request_id
         return FinishEvent(request_id=request_id, reason=reason, usage=sequence.usage, error=error)
+
+
+def plan_of(model: Model) -> Plan:
+    """The model itself if it is a plan, else its plan; only then is torch loaded."""
+    if isinstance(model, Plan):
+        return model
+    from burnish.plan.lower import lower
+
+    return lower(model)

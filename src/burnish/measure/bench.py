@@ -10,25 +10,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import TypeAdapter
 
 from burnish.core import errors
 from burnish.core.errors import BadSettings, BurnishError
-from burnish.engine.engine import Engine
+from burnish.engine.engine import Engine, Plan, plan_of
 from burnish.measure.machine import Machine, this_machine
 from burnish.measure.memory import peak_rss_bytes
 from burnish.measure.speed import Progress, Spread, Workload, engine_config, measure_speed, warm_up
-from burnish.models.checkpoint import Loaded, load_decoder, random_decoder
-from burnish.models.formats.table import FORMATS
 from burnish.models.locate import locate
 
+if TYPE_CHECKING:
+    from burnish.models.checkpoint import Loaded
+
 RANDOM = "random:"
+Open = Callable[[Path], Plan]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +51,7 @@ class BenchResult:
     tensor_bytes: int
     prefill_tokens_per_s: Spread
     decode_tokens_per_s: Spread
+    python_share: Spread
     ready_s: float
     peak_rss_bytes: int
     threads: int
@@ -59,8 +61,8 @@ class BenchResult:
 _SPEC, _RESULT = TypeAdapter(BenchSpec), TypeAdapter(BenchResult)
 
 
-def bench_engine(spec: BenchSpec, *, progress: Progress | None = None) -> BenchResult:
-    """Measure an engine in a fresh process.
+def bench_engine(spec: BenchSpec, module: str, *, progress: Progress | None = None) -> BenchResult:
+    """Measure an engine in a fresh process, which runs ``module``: it knows how models are opened.
 
     Raises what loading or running the model raises there, and ``BurnishError`` when the process dies.
     """
@@ -69,7 +71,7 @@ def bench_engine(spec: BenchSpec, *, progress: Progress | None = None) -> BenchR
     with (
         tempfile.TemporaryFile("w+") as complaints,
         subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", "burnish.measure.bench", order],
+            [sys.executable, "-m", module, order],
             stdout=subprocess.PIPE,
             stderr=complaints,
             text=True,
@@ -90,25 +92,28 @@ def bench_engine(spec: BenchSpec, *, progress: Progress | None = None) -> BenchR
         return result
 
 
-def load_model(spec: BenchSpec) -> Loaded:
-    """The model of a specification.
+def load_model(spec: BenchSpec, open_model: Open) -> Plan:
+    """The model of a specification; random weights are made, others opened.
 
     Raises ``BadSettings`` when a stored model is not in the format asked for.
     """
     if spec.model.startswith(RANDOM):
         config = Path(spec.model.removeprefix(RANDOM)).expanduser()
-        return _random(config, spec.weights or "dense")
-    loaded = load_decoder(locate(spec.model))
-    if spec.weights is not None and loaded.weights.partition("-")[0] != spec.weights.partition("-")[0]:
+        return plan_of(_random(config, spec.weights or "dense").decoder)
+    plan = open_model(locate(spec.model))
+    if spec.weights is not None and plan.weights.partition("-")[0] != spec.weights.partition("-")[0]:
         raise BadSettings(
-            f"the weights of {spec.model!r} are {loaded.weights}, not {spec.weights}",
+            f"the weights of {spec.model!r} are {plan.weights}, not {spec.weights}",
             remedy=f"Make them first: burnish compress {spec.model} OUT --recipe {spec.weights}",
         )
-    return loaded
+    return plan
 
 
-def _random(config: Path, weights: str) -> Loaded:
+def _random(config: Path, weights: str) -> "Loaded":
     """Random weights; "int4" takes the largest groups that fit every layer."""
+    from burnish.models.checkpoint import random_decoder
+    from burnish.models.formats.table import FORMATS
+
     names = [name for name in FORMATS if name.startswith("int4")] if weights == "int4" else [weights]
     for name in names[:-1]:
         try:
@@ -130,27 +135,28 @@ def _follow(lines: Iterable[str], progress: Progress | None) -> BenchResult | No
     return None
 
 
-def _measure(spec: BenchSpec, started: float, progress: Progress) -> BenchResult:
-    loaded = load_model(spec)
-    vocab_size = loaded.decoder.config.vocab_size
-    engine = Engine(loaded.decoder, None, engine_config(spec.workload, threads=spec.threads))
+def _measure(spec: BenchSpec, started: float, open_model: Open, progress: Progress) -> BenchResult:
+    plan = load_model(spec, open_model)
+    vocab_size = plan.shape.vocab_size
+    engine = Engine(plan, None, engine_config(spec.workload, threads=spec.threads))
     warm_up(engine, vocab_size)
     ready_s = time.monotonic() - started
     speed = measure_speed(engine, vocab_size, spec.workload, progress=progress)
     return BenchResult(
         spec=spec,
-        weights=loaded.weights,
-        tensor_bytes=loaded.tensor_bytes,
+        weights=plan.weights,
+        tensor_bytes=plan.num_bytes,
         prefill_tokens_per_s=speed.prefill_tokens_per_s,
         decode_tokens_per_s=speed.decode_tokens_per_s,
+        python_share=speed.python_share,
         ready_s=ready_s,
         peak_rss_bytes=peak_rss_bytes(),
-        threads=torch.get_num_threads(),
+        threads=engine.config.threads or 1,
         machine=this_machine(),
     )
 
 
-def _main() -> None:
+def run_child(open_model: Open) -> None:
     """The measuring process: its own edge, where every known fault becomes a line."""
     order = json.loads(sys.argv[1])
 
@@ -160,11 +166,7 @@ def _main() -> None:
 
     try:
         spec = _SPEC.validate_python(order["spec"])
-        result = _measure(spec, order["started"], lambda done, total: tell(done=done, total=total))
+        result = _measure(spec, order["started"], open_model, lambda done, total: tell(done=done, total=total))
         tell(result=_RESULT.dump_python(result, mode="json"))
     except BurnishError as error:
         tell(error=type(error).__name__, message=error.message, remedy=error.remedy)
-
-
-if __name__ == "__main__":
-    _main()

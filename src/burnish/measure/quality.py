@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 
 from burnish.core.errors import BadSettings, NotFound
 from burnish.core.types import TextCodec
+from burnish.engine.engine import Model
+from burnish.engine.score import Scorer
 from burnish.measure.intervals import MIN_STRETCH, Interval, mean_interval
 from burnish.measure.windows import Window, cut
 from burnish.models.decoder import Decoder, DecoderConfig
@@ -147,34 +150,59 @@ def compare(losses: NDArray[np.float64], parent_losses: NDArray[np.float64], pas
 
 
 @torch.inference_mode()
-def token_losses(decoder: Decoder, passage: Passage, *, progress: Progress | None = None) -> NDArray[np.float64]:
+def token_losses(model: Model, passage: Passage, *, progress: Progress | None = None) -> NDArray[np.float64]:
     """Loss in nats of every token but, without ``bos``, the first -> (N,), in the order of the text.
 
-    ``bos`` stands before every window, as models that know one never see a text begin without it.
+    A plan is scored by the kernels that serve it, a decoder by torch in float32: the reference. ``bos`` stands before
+    every window, as models that know one never see a text begin without it.
     """
     tokens, config = passage.tokens, passage.config
     lead = [] if passage.bos is None else [passage.bos]
     windows = cut(len(tokens), length=config.context - len(lead), stride=config.stride, first_scored=1 - len(lead))
     total, losses = len(tokens) - 1 + len(lead), []
     num_scored = 0
-    for batch in _batches(windows, max(1, BATCH_TOKENS // config.context)):
+    score, at_once = _scorer(model, config.context)
+    for batch in _batches(windows, at_once):
         fed = torch.tensor([[*lead, *tokens[window.begin : window.end]] for window in batch])
-        losses.append(_batch_losses(decoder, fed, [window.end - window.score_from for window in batch]))
+        losses.append(_batch_losses(score, fed, [window.end - window.score_from for window in batch]))
         num_scored += len(losses[-1])
         if progress is not None:
             progress(num_scored, total)
     return np.concatenate(losses)
 
 
-def _batch_losses(decoder: Decoder, fed: torch.Tensor, num_scored: list[int]) -> NDArray[np.float64]:
-    """Losses of the last ``num_scored`` tokens of each row of fed (B, L)."""
+_Score = Callable[[torch.Tensor, torch.Tensor], Iterator[torch.Tensor]]
+"""(texts (B, L), flat rows) -> logits of those rows, in parts"""
+
+
+def _scorer(model: Model, context: int) -> tuple[_Score, int]:
+    """How a model is asked for logits, and how many windows at a time."""
+    if isinstance(model, Decoder):
+        return partial(_decoder_logits, model), max(1, BATCH_TOKENS // context)
+    return partial(_plan_logits, Scorer(model, context)), 1
+
+
+def _decoder_logits(decoder: Decoder, fed: torch.Tensor, rows: torch.Tensor) -> Iterator[torch.Tensor]:
     batch, length = fed.shape
     hidden = decoder(fed.flatten(), torch.arange(length).repeat(batch), causal_attend(batch, length))
-    rows = torch.cat([torch.arange((i + 1) * length - n - 1, (i + 1) * length - 1) for i, n in enumerate(num_scored)])
-    targets = fed.flatten()[rows + 1]
     at_once = max(1, LOGITS_AT_ONCE // decoder.config.vocab_size)
-    parts = [slice(first, first + at_once) for first in range(0, len(rows), at_once)]
-    return np.concatenate([_losses(decoder.logits(hidden[rows[part]]), targets[part]) for part in parts])
+    return (decoder.logits(hidden[rows[first : first + at_once]]) for first in range(0, len(rows), at_once))
+
+
+def _plan_logits(scorer: Scorer, fed: torch.Tensor, rows: torch.Tensor) -> Iterator[torch.Tensor]:
+    yield torch.from_numpy(scorer(fed[0].int().numpy(), rows.int().numpy()))
+
+
+def _batch_losses(score: _Score, fed: torch.Tensor, num_scored: list[int]) -> NDArray[np.float64]:
+    """Losses of the last ``num_scored`` tokens of each row of fed (B, L)."""
+    length = fed.shape[1]
+    rows = torch.cat([torch.arange((i + 1) * length - n - 1, (i + 1) * length - 1) for i, n in enumerate(num_scored)])
+    logits, targets = score(fed, rows), fed.flatten()[rows + 1]
+    losses, first = [], 0
+    for part in logits:
+        losses.append(_losses(part, targets[first : first + len(part)]))
+        first += len(part)
+    return np.concatenate(losses)
 
 
 def _losses(logits: torch.Tensor, targets: torch.Tensor) -> NDArray[np.float64]:

@@ -47,16 +47,19 @@ class Speed(NamedTuple):
 
     Prefill lasts from the arrival of the requests to the last of their first tokens, decode from there to the end;
     a token an early request writes while a late one is still read is in neither count, so with several requests
-    the prefill figure is, if anything, too low.
+    the prefill figure is, if anything, too low. ``python_share`` is the part of the decoding time that is not spent in
+    the executor: scheduling, batches, sampling, text.
     """
 
     prefill_tokens_per_s: Spread
     decode_tokens_per_s: Spread
+    python_share: Spread
 
 
 class _Run(NamedTuple):
     prefill: float
     decode: float
+    python_share: float
 
 
 def engine_config(workload: Workload, *, threads: int | None) -> EngineConfig:
@@ -102,7 +105,7 @@ def measure_speed(
             runs.append(run)
             if progress is not None:
                 progress(number, workload.repeat)
-    return Speed(_spread([run.prefill for run in runs]), _spread([run.decode for run in runs]))
+    return Speed(*(_spread(list(figures)) for figures in zip(*runs, strict=True)))
 
 
 def _prompt(source: random.Random, vocab_size: int, workload: Workload) -> tuple[int, ...]:
@@ -114,17 +117,19 @@ def _run(engine: Engine, prompts: list[tuple[int, ...]], workload: Workload, clo
     for index, prompt in enumerate(prompts):
         _add(engine, str(index), prompt, workload.output_tokens)
     begun: set[str] = set()
-    num_decoded, boundary = 0, start
+    num_decoded, boundary, forward_s = 0, start, engine.forward_s
     while engine.has_work:
         events = engine.step()
         now = clock()
         tokens = _refuse_errors(events)
         if len(begun) < len(prompts):
             begun |= {event.request_id for event in tokens}
-            boundary = now
+            boundary, forward_s = now, engine.forward_s
         else:
             num_decoded += sum(len(event.token_ids) for event in tokens)
-    return _Run(sum(map(len, prompts)) / (boundary - start), num_decoded / (now - boundary))
+    decoding_s = now - boundary
+    share = 1 - (engine.forward_s - forward_s) / decoding_s
+    return _Run(sum(map(len, prompts)) / (boundary - start), num_decoded / decoding_s, share)
 
 
 def _add(engine: Engine, name: str, prompt: tuple[int, ...], max_tokens: int) -> None:

@@ -134,13 +134,17 @@ class Decoder(nn.Module):
     def _rotation(self, positions: Tensor, local: bool) -> Rotation | None:
         if self.config.learned_positions:
             return None
+        cos, sin = self.rotary_tables(local)
+        return Rotation(cos[positions], sin[positions])
+
+    def rotary_tables(self, local: bool) -> tuple[Tensor, Tensor]:
+        """Cosines and sines by position, (max_positions, D/2) each; ``local``: those of layers with a window."""
         if local not in self._tables:
             theta = self.config.window_rope_theta if local else self.config.rope_theta
             assert theta is not None
             scaling = None if local else self.config.rope_scaling
             self._tables[local] = rope_tables(self.config.head_dim, self.config.max_positions, theta, scaling)
-        cos, sin = self._tables[local]
-        return Rotation(cos[positions], sin[positions])
+        return self._tables[local]
 
 
 def make_norm(config: DecoderConfig) -> RMSNorm | LayerNorm:

@@ -158,6 +158,12 @@ class Plan:
     weights: str  # name of the format most weights are stored in
     owner: Any = None  # whatever keeps the arrays' memory alive (a mapped file)
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all weights; shared ones count once."""
+        found = {id(tiles): tiles for op in self.operations for tiles in vars(op).values() if isinstance(tiles, Tiles)}
+        return sum(tiles.data.nbytes for tiles in found.values())
+
 
 class StepInputs(NamedTuple):
     """One batch. R rows, S sequences whose rows lie one after the other. All int32, contiguous."""
@@ -169,6 +175,3 @@ class StepInputs(NamedTuple):
     context_lens: NDArray[np.int32]  # (S,) keys the last row of each sequence sees, itself included
     block_tables: NDArray[np.int32]  # (S, blocks), padded with any valid block
     last_rows: NDArray[np.int32]  # rows whose logits are wanted, ascending
-
-
-KeyKind = Literal["f32", "f16", "int8"]  # how keys and values are stored; int8: a scale per token and head

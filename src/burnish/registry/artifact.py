@@ -57,9 +57,21 @@ def content_hash(model: Path) -> str:
     """sha256 over the names and bytes of a model's weights and configuration; of a single file, over its bytes."""
     if model.is_file():
         return _file_hash(model)
-    names = sorted({path.name for pattern in _CONTENT for path in model.glob(pattern)})
-    lines = "".join(f"{_file_hash(model / name)}  {name}\n" for name in names)
+    lines = "".join(f"{_file_hash(file)}  {file.name}\n" for file in _content(model))
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def content_stamp(model: Path) -> str:
+    """sha256 over the names, sizes, times and inodes of what ``content_hash`` reads: equal stamps, equal contents."""
+    files = [model] if model.is_file() else _content(model)
+    stats = ((file, file.stat()) for file in files)
+    lines = "".join(f"{file.resolve()} {s.st_size} {s.st_mtime_ns} {s.st_ino}\n" for file, s in stats)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _content(model: Path) -> list[Path]:
+    """The weights and configuration of a folder, by name."""
+    return [model / name for name in sorted({path.name for pattern in _CONTENT for path in model.glob(pattern)})]
 
 
 def describe(

@@ -81,11 +81,19 @@ def round_to_nearest(weight: Tensor, target: IntegerFormat) -> Quantized:
     best = torch.full_like(full, float("inf"))
     scales = full
     for shrink in SHRINKS:
-        tried = full * shrink
+        tried = _storable(full * shrink, target)
         error = (_round(groups, tried, target) * tried.unsqueeze(-1) - groups).square().sum(-1)
         scales = torch.where(error < best, tried, scales)
         best = torch.minimum(error, best)
     return Quantized(_round(groups, scales, target).to(torch.int8).view(weight.shape), scales)
+
+
+def _storable(scales: Tensor, target: IntegerFormat) -> Tensor:
+    """Scales of groups as float16 holds them, so that the kernels' layout loses nothing; never rounded to zero."""
+    if target.group_size is None:
+        return scales
+    least = torch.finfo(torch.float16).smallest_normal
+    return torch.where(scales.abs() < least, least, scales).half().float()
 
 
 def _round(groups: Tensor, scales: Tensor, target: IntegerFormat) -> Tensor:

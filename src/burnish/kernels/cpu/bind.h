@@ -41,6 +41,8 @@ Numpy<T, 2> zeros(size_t rows, size_t columns, size_t stride) {
 }
 
 void require(bool holds, const std::string& what);  // throws ValueError
+Activation activation_of(const std::string& name);
+KeyKind key_kind_of(const std::string& name);
 
 }  // namespace burnish
 

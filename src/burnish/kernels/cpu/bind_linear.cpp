@@ -10,6 +10,21 @@ void require(bool holds, const std::string& what) {
     if (!holds) throw nb::value_error(what.c_str());
 }
 
+Activation activation_of(const std::string& name) {
+    if (name == "silu") return Activation::silu;
+    if (name == "gelu") return Activation::gelu;
+    if (name == "gelu_tanh") return Activation::gelu_tanh;
+    require(name == "relu", "unknown activation '" + name + "'");
+    return Activation::relu;
+}
+
+KeyKind key_kind_of(const std::string& name) {
+    if (name == "f32") return KeyKind::f32;
+    if (name == "f16") return KeyKind::f16;
+    require(name == "int8", "unknown kind of keys '" + name + "'");
+    return KeyKind::int8;
+}
+
 namespace {
 
 Kind kind_of(const std::string& name) {

@@ -7,21 +7,6 @@
 namespace burnish {
 namespace {
 
-Activation activation_of(const std::string& name) {
-    if (name == "silu") return Activation::silu;
-    if (name == "gelu") return Activation::gelu;
-    if (name == "gelu_tanh") return Activation::gelu_tanh;
-    require(name == "relu", "unknown activation '" + name + "'");
-    return Activation::relu;
-}
-
-KeyKind key_kind_of(const std::string& name) {
-    if (name == "f32") return KeyKind::f32;
-    if (name == "f16") return KeyKind::f16;
-    require(name == "int8", "unknown kind of keys '" + name + "'");
-    return KeyKind::int8;
-}
-
 // An executor, and the arrays its operations point into.
 class Program {
 public:

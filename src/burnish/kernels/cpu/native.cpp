@@ -1,10 +1,9 @@
-// What the processor at hand can do. Kernel bodies will choose by it at run time.
+// The Python module: what the processor can do, single kernels for tests, and the executor.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <string>
-#include <vector>
+#include "bind.h"
 
 namespace nb = nanobind;
 
@@ -27,9 +26,19 @@ std::vector<std::string> features() {
     return found;
 }
 
+std::vector<std::string> names() {
+    std::vector<std::string> found{"portable"};
+    if (std::string best = burnish::best_bodies().name; best != "portable") found.insert(found.begin(), best);
+    return found;
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
     m.doc() = "Native CPU code of burnish.";
     m.def("features", &features, "Instruction sets this processor offers, of those kernels choose by.");
+    m.def("bodies", &names, "Kernel bodies this processor runs, fastest first.");
+    bind_linear(m);
+    bind_rows(m);
+    bind_plan(m);
 }

@@ -156,7 +156,7 @@ private:
     }
 
     void quantize(Executor& on) const {
-        int width = on.width(spec_.out);
+        int width = spec_.rule.num_heads * spec_.head_dim;
         const Blocks& blocks = on.blocks(width);
         on.pool.split(on.rows(), [&](int begin, int end, int) {
             for (int r = begin; r < end; ++r) on.bodies.quantize(on.row(spec_.out, r), width, r, blocks);

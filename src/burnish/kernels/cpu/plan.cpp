@@ -32,7 +32,8 @@ double now() {
 
 }  // namespace
 
-Pages::Pages(size_t bytes) : bytes_(std::max<size_t>(bytes, 1)) {
+// A little more than asked for: a head's last vector may be read past its width.
+Pages::Pages(size_t bytes) : bytes_(bytes + 64) {
     data_ = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (data_ == MAP_FAILED) throw std::bad_alloc();
     madvise(data_, bytes_, MADV_HUGEPAGE);

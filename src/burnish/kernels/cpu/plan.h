@@ -44,6 +44,7 @@ private:
 class Caches {
 public:
     explicit Caches(const CacheShape& shape);
+    Caches(const Caches&) = delete;
     const KeyCache& layer(int index) const { return layers_.at(index); }
     const CacheShape& shape() const { return shape_; }
 

@@ -31,9 +31,6 @@ INLINE F8 load_bf16(const uint16_t* p) {
 INLINE F8 load_int8(const int8_t* p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
-INLINE void store_f16(uint16_t* p, F8 x) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
-}
 
 // --- integers: 32 bytes, 16 int16, 8 int32 ----------------------------------------------------------------------------
 
@@ -73,3 +70,35 @@ INLINE F8 signed_byte_to_float(B32 x, int index) {
     return to_float(_mm256_srai_epi32(_mm256_slli_epi32(x, 24 - 8 * index), 24));
 }
 INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+// --- parts, comparisons, conversions ------------------------------------------------------------------------------------
+
+// The first `count` < 8 floats, zeros behind them; nothing further is read.
+INLINE __m256i part_mask(int count) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+INLINE F8 load_part(const float* p, int count) { return _mm256_maskload_ps(p, part_mask(count)); }
+INLINE void store_part(float* p, F8 x, int count) { _mm256_maskstore_ps(p, part_mask(count), x); }
+
+// max(a, b) and min(a, b) give b when one of them is not a number.
+INLINE F8 absolute(F8 x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
+INLINE F8 nearest(F8 x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+INLINE F8 zero_below(F8 x, F8 limit, F8 value) { return _mm256_and_ps(_mm256_cmp_ps(x, limit, _CMP_NLT_UQ), value); }
+INLINE F8 with_sign_of(F8 sign, F8 x) {
+    F8 mask = _mm256_set1_ps(-0.0f);
+    return _mm256_or_ps(_mm256_and_ps(mask, sign), _mm256_andnot_ps(mask, x));
+}
+// 2^n for whole n in [-126, 127].
+INLINE F8 power_of_two(F8 n) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+}
+INLINE I8 to_int(F8 x) { return _mm256_cvtps_epi32(x); }  // round half to even
+// Four times eight small integers -> 32 bytes.
+INLINE void store_codes(int8_t* p, I8 a, I8 b, I8 c, I8 d) {
+    __m256i x = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+    x = _mm256_permutevar8x32_epi32(x, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x);
+}
+INLINE void store_ints(int32_t* p, I8 x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
+INLINE float f16_to_float(uint16_t x) { return _cvtsh_ss(x); }
+INLINE uint16_t float_to_f16(float x) { return _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT); }
