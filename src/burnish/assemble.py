@@ -4,6 +4,7 @@ Rooms that load torch are imported where they are used: the HTTP process assembl
 """
 
 import asyncio
+import hashlib
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -11,12 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from burnish.core.errors import VerificationFailed
+from burnish.core.errors import BadSettings, VerificationFailed
 from burnish.core.records import LayerRecord
 from burnish.core.types import ModelCard
 from burnish.engine.config import EngineConfig
+from burnish.models.locate import locate
 from burnish.plan.cache import PlanCache
 from burnish.plan.ops import Plan
+from burnish.plan.tile_file import collect
 from burnish.registry.artifact import (
     Manifest,
     content_hash,
@@ -36,6 +39,9 @@ if TYPE_CHECKING:
     from burnish.models.checkpoint import Loaded
     from burnish.plan.tile_file import Lowered
     from burnish.service.config import ServiceConfig
+
+
+RANDOM = "random:"
 
 
 class Origin(NamedTuple):
@@ -108,6 +114,33 @@ def open_plan(path: Path, cache: PlanCache | None = None) -> Plan:
     cache = cache or PlanCache()
     key = cache.key_of(content_stamp(path), partial(content_hash, path))
     return cache.open(key, lambda: _lowered(path))
+
+
+def open_measured(model: str, weights: str | None = None) -> Plan:
+    """The plan of what ``locate`` understands, or of random weights: "random:CONFIG.json", dense unless told otherwise.
+
+    Raises as ``open_plan``, and ``BadSettings`` when a stored model is not in the format asked for.
+    """
+    if model.startswith(RANDOM):
+        return _open_random(Path(model.removeprefix(RANDOM)).expanduser(), weights or "dense")
+    plan = open_plan(locate(model))
+    if weights is not None and plan.weights.partition("-")[0] != weights.partition("-")[0]:
+        raise BadSettings(
+            f"the weights of {model!r} are {plan.weights}, not {weights}",
+            remedy=f"Make them first: burnish compress {model} OUT --recipe {weights}",
+        )
+    return plan
+
+
+def _open_random(config: Path, weights: str) -> Plan:
+    def make() -> "Lowered":
+        from burnish.models.checkpoint import random_decoder
+        from burnish.plan.lower import lowered
+
+        return lowered(random_decoder(config, weights=weights).decoder)
+
+    key = hashlib.sha256(f"{content_hash(config)} {weights}".encode()).hexdigest() if config.is_file() else ""
+    return PlanCache().open(key, make) if key else collect(make())
 
 
 def _lowered(path: Path) -> "Lowered":

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from burnish.assemble import open_plan
+from burnish.assemble import open_measured
 from burnish.cli.measured import MEASURED
 from burnish.compress.recipe import find_recipe
 from burnish.compress.walk import compress
 from burnish.core.errors import BadCheckpoint, BadSettings, BurnishError, NotFound
-from burnish.measure.bench import BenchSpec, bench_engine, load_model
+from burnish.measure.bench import BenchSpec, bench_engine
 from burnish.measure.machine import this_machine
 from burnish.measure.memory import peak_rss_bytes
 from burnish.measure.speed import Workload
@@ -66,23 +66,22 @@ def test_a_process_that_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("weights", "made"), [(None, "dense"), ("int8", "int8"), ("int4", "int4-g64")])
 def test_random_weights_of_a_shape(folder: Path, weights: str | None, made: str) -> None:
-    loaded = load_model(BenchSpec(model=f"random:{folder / 'config.json'}", weights=weights), open_plan)
+    loaded = open_measured(f"random:{folder / 'config.json'}", weights)
     assert loaded.weights == made
 
 
 def test_int4_takes_the_largest_groups_that_fit(tmp_path: Path) -> None:
     save_checkpoint(tiny_decoder(hidden_size=128, inner_size=96), tmp_path / "m", family="llama")
-    spec = BenchSpec(model=f"random:{tmp_path / 'm' / 'config.json'}", weights="int4")
-    assert load_model(spec, open_plan).weights == "int4-g32"
+    assert open_measured(f"random:{tmp_path / 'm' / 'config.json'}", "int4").weights == "int4-g32"
 
 
 def test_the_format_asked_for_must_be_there(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(BadSettings, match=r"are dense, not int8. Make them first: burnish compress .* --recipe int8"):
-        load_model(BenchSpec(model=str(folder), weights="int8"), open_plan)
+        open_measured(str(folder), "int8")
     loaded = load_decoder(folder)
     compress(loaded.decoder, find_recipe("int4"))
     save_checkpoint(loaded.decoder, tmp_path / "out", family="llama", raw_config=loaded.raw_config)
-    assert load_model(BenchSpec(model=str(tmp_path / "out"), weights="int4"), open_plan).weights == "int4-g64"
+    assert open_measured(str(tmp_path / "out"), "int4").weights == "int4-g64"
 
 
 def test_peak_memory_is_that_of_the_process_not_of_its_parent() -> None:

@@ -7,11 +7,12 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from burnish.assemble import RANDOM
 from burnish.cli.measured import MEASURED
 from burnish.cli.output import AsJson, human_bytes, out, print_json, progress
 from burnish.cli.variants import find_variant
 from burnish.core.errors import BadSettings
-from burnish.measure.bench import RANDOM, BenchResult, BenchSpec, bench_engine
+from burnish.measure.bench import BenchResult, BenchSpec, bench_engine
 from burnish.measure.speed import Workload
 from burnish.models.locate import locate
 

@@ -12,24 +12,19 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from burnish.core import errors
-from burnish.core.errors import BadSettings, BurnishError
-from burnish.engine.engine import Engine, Plan, plan_of
+from burnish.core.errors import BurnishError
+from burnish.engine.engine import Engine, Plan
 from burnish.measure.machine import Machine, this_machine
 from burnish.measure.memory import peak_rss_bytes
 from burnish.measure.speed import Progress, Spread, Workload, engine_config, measure_speed, warm_up
-from burnish.models.locate import locate
 
-if TYPE_CHECKING:
-    from burnish.models.checkpoint import Loaded
-
-RANDOM = "random:"
-Open = Callable[[Path], Plan]
+Open = Callable[[str, str | None], Plan]
+"""(model, wanted format of its weights) -> its plan; raises what loading it raises"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,37 +87,6 @@ def bench_engine(spec: BenchSpec, module: str, *, progress: Progress | None = No
         return result
 
 
-def load_model(spec: BenchSpec, open_model: Open) -> Plan:
-    """The model of a specification; random weights are made, others opened.
-
-    Raises ``BadSettings`` when a stored model is not in the format asked for.
-    """
-    if spec.model.startswith(RANDOM):
-        config = Path(spec.model.removeprefix(RANDOM)).expanduser()
-        return plan_of(_random(config, spec.weights or "dense").decoder)
-    plan = open_model(locate(spec.model))
-    if spec.weights is not None and plan.weights.partition("-")[0] != spec.weights.partition("-")[0]:
-        raise BadSettings(
-            f"the weights of {spec.model!r} are {plan.weights}, not {spec.weights}",
-            remedy=f"Make them first: burnish compress {spec.model} OUT --recipe {spec.weights}",
-        )
-    return plan
-
-
-def _random(config: Path, weights: str) -> "Loaded":
-    """Random weights; "int4" takes the largest groups that fit every layer."""
-    from burnish.models.checkpoint import random_decoder
-    from burnish.models.formats.table import FORMATS
-
-    names = [name for name in FORMATS if name.startswith("int4")] if weights == "int4" else [weights]
-    for name in names[:-1]:
-        try:
-            return random_decoder(config, weights=name)
-        except errors.BadRequest:
-            continue
-    return random_decoder(config, weights=names[-1])
-
-
 def _follow(lines: Iterable[str], progress: Progress | None) -> BenchResult | None:
     for line in lines:
         told: dict[str, Any] = json.loads(line)
@@ -136,7 +100,7 @@ def _follow(lines: Iterable[str], progress: Progress | None) -> BenchResult | No
 
 
 def _measure(spec: BenchSpec, started: float, open_model: Open, progress: Progress) -> BenchResult:
-    plan = load_model(spec, open_model)
+    plan = open_model(spec.model, spec.weights)
     vocab_size = plan.shape.vocab_size
     engine = Engine(plan, None, engine_config(spec.workload, threads=spec.threads))
     warm_up(engine, vocab_size)

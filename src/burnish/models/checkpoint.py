@@ -17,7 +17,6 @@ from burnish.core.errors import BadCheckpoint, NotFound
 from burnish.models import llama2c
 from burnish.models.decoder import Decoder
 from burnish.models.families import FAMILIES, Family, find_family, read_config, write_config
-from burnish.models.formats.dense import DENSE
 from burnish.models.formats.quantization_config import read_assignment, write_quantization
 from burnish.models.formats.table import get
 from burnish.models.layers.linear import Linear
@@ -162,16 +161,17 @@ def _load_llama2c(file: Path) -> Loaded:
 
 
 def random_decoder(config_json: Path, *, weights: str = "dense", seed: int = 0) -> Loaded:
-    """Random weights of the shape in a config.json, made directly in the wanted format; the output head stays dense.
+    """Random weights of the shape in a config.json, made directly in the wanted format, the output head too.
 
-    Raises ``BadRequest`` for an unknown format or one whose groups do not fit, ``BadCheckpoint`` for a bad config.
+    "int4" takes the largest groups that fit every layer. Raises ``BadRequest`` for an unknown format or one whose
+    groups do not fit, ``BadCheckpoint`` for a bad config.
     """
-    raw, weight_format = read_json(config_json), get(weights)
+    raw = read_json(config_json)
     decoder, generator = empty_decoder(raw), torch.Generator().manual_seed(seed)
+    weight_format = get(_largest_groups(decoder) if weights == "int4" else weights)
     for module in decoder.modules():
         if isinstance(module, Linear):
-            chosen = DENSE if module is getattr(decoder, "lm_head", None) else weight_format
-            module.store(chosen, chosen.random(module.out_features, module.in_features, generator))
+            module.store(weight_format, weight_format.random(module.out_features, module.in_features, generator))
     for module in decoder.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.is_meta:
@@ -180,10 +180,15 @@ def random_decoder(config_json: Path, *, weights: str = "dense", seed: int = 0) 
     return _loaded(decoder, find_family(raw).model_type, raw)
 
 
+def _largest_groups(decoder: Decoder) -> str:
+    inputs = {module.in_features for module in decoder.modules() if isinstance(module, Linear)}
+    return next((f"int4-g{size}" for size in (128, 64) if not any(i % size for i in inputs)), "int4-g32")
+
+
 def _random_parameter(owner: nn.Module, name: str, like: Tensor, generator: torch.Generator) -> Tensor:
     """Embeddings are random; norms and biases do nothing."""
     if like.dim() == 2:
-        return torch.empty(like.shape).normal_(std=0.02, generator=generator)
+        return torch.empty(like.shape).normal_(std=0.02, generator=generator).bfloat16().float()
     return torch.full(like.shape, 1.0 - getattr(owner, "offset", 0.0) if name == "weight" else 0.0)
 
 

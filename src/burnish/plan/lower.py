@@ -1,6 +1,6 @@
 """A decoder becomes a plan: fused operations over as few buffers as a layer needs.
 
-Shapes: V vocabulary, E hidden width, F inner width, H query heads, G key/value heads, D head width, O outputs, I inputs.
+Shapes: V vocabulary, E hidden width, F inner width, H query heads, G key/value heads, D head width.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -35,7 +35,7 @@ from burnish.plan.ops import (
     PlanShape,
     Softcap,
 )
-from burnish.plan.tile_file import Lowered
+from burnish.plan.tile_file import Lowered, collect
 
 # The buffers of an arena: the stream, its normalised copy, then what a layer needs in turn.
 STREAM, NORMED, WIDE, NARROW = range(4)
@@ -43,8 +43,7 @@ STREAM, NORMED, WIDE, NARROW = range(4)
 
 def lower(decoder: Decoder, *, float_activations: Collection[str] = ()) -> Plan:
     """The plan of a decoder, all of it in memory. Arguments as for ``lowered``."""
-    made = lowered(decoder, float_activations=float_activations)
-    return Plan(shape=made.shape, buffers=made.buffers, weights=made.weights, operations=tuple(made.operations))
+    return collect(lowered(decoder, float_activations=float_activations))
 
 
 def lowered(decoder: Decoder, *, float_activations: Collection[str] = ()) -> Lowered:

@@ -39,6 +39,12 @@ class Lowered(NamedTuple):
     operations: Iterable[Operation]
 
 
+def collect(lowered: Lowered) -> Plan:
+    """All of a plan in memory."""
+    operations = tuple(lowered.operations)
+    return Plan(shape=lowered.shape, buffers=lowered.buffers, weights=lowered.weights, operations=operations)
+
+
 def write_plan(lowered: Lowered, path: Path, key: str) -> None:
     """Write a plan; what lies at ``path`` is whole only when this returns."""
     with path.open("wb") as file:
@@ -114,7 +120,7 @@ def read_plan(path: Path, key: str) -> Plan:
         size = os.fstat(file.fileno()).st_size
         if size < _PREAMBLE.size:
             raise _broken(path, "it is too short")
-        mapped = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE, prot=mmap.PROT_READ)
+        mapped = _large_pages(file, size)
     magic, offset, length, digest = _PREAMBLE.unpack_from(mapped)
     if magic != MAGIC or offset + length != size:
         raise _broken(path, "it is cut short or not ours")
@@ -134,6 +140,14 @@ def read_plan(path: Path, key: str) -> Plan:
         weights=description["weights"],
         owner=mapped,
     )
+
+
+def _large_pages(file: BinaryIO, size: int) -> mmap.mmap:
+    """The file in memory of 2 MB pages, which the kernels stream through faster than through a mapped file."""
+    memory = mmap.mmap(-1, size)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    file.readinto(memory)
+    return memory
 
 
 def _read(described: Any, objects: list[Any], mapped: mmap.mmap) -> Any:

@@ -17,8 +17,8 @@ class Dense:
         return {"weight": TensorSpec((outputs, inputs), torch.float32)}
 
     def random(self, outputs: int, inputs: int, generator: torch.Generator) -> Packed:
-        """Normal values of standard deviation 0.02."""
-        return {"weight": torch.empty(outputs, inputs).normal_(std=0.02, generator=generator)}
+        """Normal values of standard deviation 0.02, rounded to bfloat16 as most checkpoints are."""
+        return {"weight": torch.empty(outputs, inputs).normal_(std=0.02, generator=generator).bfloat16().float()}
 
     def unpack(self, packed: Packed) -> Tensor:
         """The weight itself, not a copy."""
