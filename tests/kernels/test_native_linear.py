@@ -1,6 +1,6 @@
 """Native matrix products against float64 arithmetic of the same integers: every kind, every body, every shape.
 
-The bound: K inputs are added one after the other in float32, so a result is within K * eps * sum|a||w| of the exact one.
+K inputs are added one after the other in float32, so a result is within K * eps * sum|a||w| of the exact one.
 """
 
 from typing import Any, NamedTuple
@@ -70,7 +70,8 @@ def rounded(x: Floats) -> NDArray[np.float64]:
     inverse = np.divide(np.float32(127), most, out=np.zeros_like(most), where=most > 0)
     codes = np.rint(blocks * inverse).astype(np.float64)
     scales = (most / np.float32(127)).astype(np.float64)
-    return (codes * scales).reshape(len(x), -1)[:, :inputs]
+    rows: NDArray[np.float64] = (codes * scales).reshape(len(x), -1)[:, :inputs]
+    return rows
 
 
 def check(got: Floats, x: NDArray[np.float64], dense: NDArray[np.float64]) -> None:
@@ -118,7 +119,7 @@ def test_integers_with_float_activations(form: Format, body: str) -> None:
 @pytest.mark.parametrize("kind", ["f32", "f16", "bf16"])
 def test_floats(kind: Any, body: str) -> None:
     for outputs, inputs in [*SHAPES, (5, 7), (1, 1)]:
-        dense = np.random.default_rng(1).integers(-128, 128, (outputs, inputs)).astype(np.float32) / 64
+        dense = np.random.default_rng(1).integers(-128, 128, (outputs, inputs)).astype(np.float32) / np.float32(64)
         tiles = pack_floats(dense, kind)
         for rows in ROWS:
             x = np.random.default_rng(rows).standard_normal((rows, inputs), dtype=np.float32)
@@ -133,7 +134,7 @@ def test_a_row_depends_on_nothing_beside_it(form: Format | None, int8_activation
     if form is None and int8_activations:
         pytest.skip("float weights take float activations")
     inputs = 4224
-    tiles = pack_floats(np.ones((40, inputs), np.float32) / 3, "f32") if form is None else weight(form, 40, inputs)
+    tiles = pack_floats(np.full((40, inputs), 1 / 3, np.float32), "f32") if form is None else weight(form, 40, inputs)
     x = np.random.default_rng(7).standard_normal((61, inputs), dtype=np.float32)
     together = product(tiles, x, body=BODIES[0], int8_activations=int8_activations)
     for step in (1, 3, 7, 48):

@@ -80,7 +80,8 @@ def temper(logits: Floats, state: BatchState) -> Floats:
     divisors = [max(row.sampling.temperature, MIN_TEMPERATURE) if row.sampling.temperature else 1.0 for row in state]
     best = logits.max(1, keepdims=True)  # taken off first: quotients then overflow towards minus infinity only
     with np.errstate(over="ignore"):
-        return (logits - best) / np.asarray(divisors, dtype=np.float32)[:, None]
+        tempered: Floats = (logits - best) / np.asarray(divisors, dtype=np.float32)[:, None]
+    return tempered
 
 
 def keep_top_k(logits: Floats, state: BatchState) -> Floats:
@@ -178,7 +179,8 @@ def _softmax(logits: Floats) -> NDArray[np.float64]:
     """Probabilities over the last axis, in double precision."""
     wide = logits.astype(np.float64)
     weights: NDArray[np.float64] = np.exp(wide - wide.max(-1, keepdims=True))
-    return weights / weights.sum(-1, keepdims=True)
+    weights /= weights.sum(-1, keepdims=True)
+    return weights
 
 
 def _keep(logits: Floats, rows: list[int], kept: NDArray[np.bool_]) -> Floats:

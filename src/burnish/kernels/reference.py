@@ -16,8 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from burnish.core.types import KeyKind
+
 ROW_TILE = 16
 KEY_PARTITION = 256
+QUANTIZED_BLOCK = 32
 
 
 class KeyLayout(NamedTuple):
@@ -35,6 +38,39 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if missing:
         x = functional.pad(x, (0, 0, 0, missing))
     return functional.linear(x, weight, bias)[:rows]
+
+
+class QuantizedRows(NamedTuple):
+    """Rows in blocks of ``QUANTIZED_BLOCK`` inputs: ``x = codes * scales``; the last block is filled up with zeros."""
+
+    codes: Tensor  # (R, blocks, QUANTIZED_BLOCK), whole numbers -127 to 127 in float32
+    scales: Tensor  # (R, blocks); not a number where a block holds what is no finite number
+
+    def dequantize(self, width: int) -> Tensor:
+        """The rows these codes stand for, (R, width)."""
+        return (self.codes * self.scales.unsqueeze(-1)).flatten(1)[:, :width]
+
+
+def quantize_blocks(x: Tensor) -> QuantizedRows:
+    """Symmetric int8 of x (R, I), block by block: scale = max / 127, code = x * (127 / max) rounded half to even."""
+    padded = functional.pad(x, (0, -x.shape[1] % QUANTIZED_BLOCK))
+    blocks = padded.view(len(x), padded.shape[1] // QUANTIZED_BLOCK, QUANTIZED_BLOCK)
+    largest = blocks.abs().amax(-1)
+    is_finite = blocks.isfinite().all(-1)
+    inverse = torch.where((largest > 0) & is_finite, 127 / largest, 0.0)
+    codes = (torch.where(is_finite.unsqueeze(-1), blocks, 0.0) * inverse.unsqueeze(-1)).round()
+    return QuantizedRows(codes, torch.where(is_finite, largest / 127, torch.nan))
+
+
+def stored_keys(rows: Tensor, kind: KeyKind) -> Tensor:
+    """Keys or values (R, G, D) as ``kind`` holds them; int8 has one scale per row and head."""
+    if kind == "f32":
+        return rows
+    if kind == "f16":
+        return rows.half().float()
+    largest = rows.abs().amax(-1, keepdim=True)
+    inverse = torch.where(largest > 0, 127 / largest, 0.0)
+    return (rows * inverse).round() * (largest / 127)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -113,24 +113,34 @@ def unpack(tiles: Tiles) -> NDArray[np.float32]:
         return np.ascontiguousarray(panels.reshape(-1, tiles.inputs)[: tiles.outputs])
     padded = -(-tiles.inputs // BLOCK) * BLOCK
     groups = padded // tiles.group if tiles.group else 1
-    panels = -(-tiles.outputs // PANEL)
-    data = tiles.data.reshape(panels, groups, -1)
-    header = (2 * PANEL * (2 if tiles.asymmetric else 1)) if tiles.group else 0
-    blocks = np.ascontiguousarray(data[:, :, header:]).reshape(panels, padded // BLOCK, -1)
-    codes = (_unpack_int4 if tiles.kind == "int4" else _unpack_int8)(blocks)  # (O', I')
-    scales = _from_groups(data, 0, np.float16) if tiles.group else np.asarray(tiles.scales)[:, None]
-    zeros = _from_groups(data, 2 * PANEL, np.int16) if tiles.asymmetric else 8 if tiles.kind == "int4" else 0
-    grouped = codes.reshape(len(codes), groups, -1).astype(np.float32)
-    offset = np.asarray(zeros, dtype=np.float32)
-    weight = (grouped - (offset[:, :, None] if offset.ndim else offset)) * scales.astype(np.float32)[:, :, None]
-    return np.ascontiguousarray(weight.reshape(len(codes), -1)[: tiles.outputs, : tiles.inputs])
+    data = tiles.data.reshape(-(-tiles.outputs // PANEL), groups, -1)
+    header = 2 * PANEL * (1 + tiles.asymmetric) if tiles.group else 0
+    blocks = np.ascontiguousarray(data[:, :, header:]).reshape(len(data), padded // BLOCK, -1)
+    codes = (_unpack_int4 if tiles.kind == "int4" else _unpack_int8)(blocks).astype(np.float32)  # (O', I')
+    grouped = codes.reshape(len(codes), groups, -1) - _zeros_of(tiles, data)
+    weight = grouped * _scales_of(tiles, data)[:, :, None]
+    return np.ascontiguousarray(weight.reshape(len(codes), padded)[: tiles.outputs, : tiles.inputs])
+
+
+def _scales_of(tiles: Tiles, data: Array) -> NDArray[np.float32]:
+    """Scales (O', N) of a weight whose bytes are ``data`` (P, N, bytes)."""
+    if tiles.scales is not None:
+        return tiles.scales[:, None]
+    return _from_groups(data, 0, np.float16).astype(np.float32)
+
+
+def _zeros_of(tiles: Tiles, data: Array) -> Array:
+    """What stands for zero, (O', N, 1) or one number."""
+    if tiles.asymmetric:
+        return _from_groups(data, 2 * PANEL, np.int16).astype(np.float32)[:, :, None]
+    return np.float32(8 if tiles.kind == "int4" else 0) * np.ones(1, np.float32)
 
 
 def _pack_int4(codes: Array) -> NDArray[np.uint8]:
     """Codes 0 to 15 (O, I), padded -> (P, blocks, 256)."""
     # (panel, half, lane, block, nibble, v, byte)
     split = codes.reshape(-1, 2, 8, codes.shape[1] // BLOCK, 2, 4, 4)
-    joined = split[:, :, :, :, 0] | (split[:, :, :, :, 1] << np.uint8(4))
+    joined: NDArray[np.uint8] = split[:, :, :, :, 0] | (split[:, :, :, :, 1] << np.uint8(4))
     return joined.transpose(0, 3, 4, 1, 2, 5).reshape(len(split), -1, 256)
 
 

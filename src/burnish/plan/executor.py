@@ -40,6 +40,9 @@ def make_executor(plan: Plan, arena: Arena, backend: Backend = "auto") -> Execut
         return NativeExecutor(plan, arena, module)
     if backend == "native":
         raise BadSettings("this installation has no native kernels", remedy="Install again with a C++ compiler")
+    import torch
+
     from burnish.plan.interpreter import Interpreter
 
+    torch.set_num_threads(arena.threads)
     return Interpreter(plan, arena.num_blocks, arena.block_size, keys=arena.keys)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor, nn
 
-from burnish.kernels.tiles import Tiles, narrowest, pack_codes, pack_floats, stack
+from burnish.kernels.tiles import Kind, Tiles, narrowest, pack_codes, pack_floats, stack
 from burnish.models.checkpoint import main_format
 from burnish.models.decoder import Block, Decoder
 from burnish.models.formats.dense import Dense
@@ -214,7 +214,7 @@ def _tiles(layer: LinearLayer) -> Tiles:
     assert isinstance(layer.format, IntegerFormat)
     quantized: Quantized = layer.format.restore(layer.packed())
     zeros = getattr(quantized, "zeros", None)
-    kind = "int4" if layer.format.bits == 4 else "int8"
+    kind: Kind = "int4" if layer.format.bits == 4 else "int8"
     scales = quantized.scales.float().numpy()
     return pack_codes(quantized.codes.numpy(), scales, None if zeros is None else zeros.numpy(), kind)
 

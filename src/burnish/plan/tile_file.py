@@ -13,6 +13,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, get_args
 
@@ -142,7 +143,7 @@ def read_plan(path: Path, key: str) -> Plan:
     )
 
 
-def _large_pages(file: BinaryIO, size: int) -> mmap.mmap:
+def _large_pages(file: BufferedReader, size: int) -> mmap.mmap:
     """The file in memory of 2 MB pages, which the kernels stream through faster than through a mapped file."""
     memory = mmap.mmap(-1, size)
     memory.madvise(mmap.MADV_HUGEPAGE)
