@@ -21,6 +21,7 @@ from burnish.core.types import KeyKind
 ROW_TILE = 16
 KEY_PARTITION = 256
 QUANTIZED_BLOCK = 32
+DUST = 1e-30  # what is quantized counts as zero where nothing is larger: 127 / largest stays finite
 
 
 class KeyLayout(NamedTuple):
@@ -57,7 +58,7 @@ def quantize_blocks(x: Tensor) -> QuantizedRows:
     blocks = padded.view(len(x), padded.shape[1] // QUANTIZED_BLOCK, QUANTIZED_BLOCK)
     largest = blocks.abs().amax(-1)
     is_finite = blocks.isfinite().all(-1)
-    inverse = torch.where((largest > 0) & is_finite, 127 / largest, 0.0)
+    inverse = torch.where((largest >= DUST) & is_finite, 127 / largest, 0.0)
     codes = (torch.where(is_finite.unsqueeze(-1), blocks, 0.0) * inverse.unsqueeze(-1)).round()
     return QuantizedRows(codes, torch.where(is_finite, largest / 127, torch.nan))
 
@@ -69,7 +70,7 @@ def stored_keys(rows: Tensor, kind: KeyKind) -> Tensor:
     if kind == "f16":
         return rows.half().float()
     largest = rows.abs().amax(-1, keepdim=True)
-    inverse = torch.where(largest > 0, 127 / largest, 0.0)
+    inverse = torch.where(largest >= DUST, 127 / largest, 0.0)
     return (rows * inverse).round() * (largest / 127)
 
 

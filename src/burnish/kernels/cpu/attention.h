@@ -43,7 +43,7 @@ float quantize_head(const float* x, int width, int8_t* codes, int stride) {
         }
     }
     bool is_finite = fault == 0.0f;
-    float inverse = is_finite && most > 0.0f ? 127.0f / most : 0.0f;
+    float inverse = is_finite && most >= kDust ? 127.0f / most : 0.0f;
     scale = is_finite ? most / 127.0f : fault;
     for (int i = 0; i < width; i += 8) {
         int count = width - i < 8 ? width - i : 8;

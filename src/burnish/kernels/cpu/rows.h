@@ -139,6 +139,8 @@ void layer_norm(const float* x, const float* weight, const float* bias, float ep
     });
 }
 
+constexpr float kDust = 1e-30f;  // a block of nothing larger counts as zeros: 127 / largest stays finite
+
 // One block: its codes, scale and sum. `count` of its 32 numbers are there, the others are zero.
 INLINE void quantize_block(const float* x, int count, int8_t* codes, float* scale, int32_t* sum) {
     F8 v[4], most = zero(), faults = zero();
@@ -150,7 +152,7 @@ INLINE void quantize_block(const float* x, int count, int8_t* codes, float* scal
     }
     float largest = max_of(most), fault = sum_of(faults);
     bool is_finite = fault == 0.0f;
-    F8 inverse = splat(is_finite && largest > 0.0f ? 127.0f / largest : 0.0f);
+    F8 inverse = splat(is_finite && largest >= kDust ? 127.0f / largest : 0.0f);
     I8 q[4], total = zero32();
     for (int i = 0; i < 4; ++i) {
         q[i] = is_finite ? to_int(max(splat(-127.0f), min(splat(127.0f), mul(v[i], inverse)))) : zero32();
