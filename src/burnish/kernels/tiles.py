@@ -10,12 +10,14 @@ A panel holds ``PANEL`` outputs for all inputs; outputs are padded with zeros to
   32-bit lane r belong to output r (or 8 + r). int8: inputs 4v to 4v + 3, v < 8. int4: low nibbles are inputs 4v to
   4v + 3, high nibbles inputs 16 + 4v to 16 + 4v + 3, v < 4; symmetric codes are stored with 8 added.
 
-Shapes: O outputs, I inputs, N groups of an output, P panels.
+So every layout is one transposition of the 16 rows of a panel, in items of two or four bytes.
+
+Shapes: O outputs, I inputs, N groups of an output, P panels, W items of an output.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +25,16 @@ from numpy.typing import NDArray
 from burnish.core.errors import BadCheckpoint, BadRequest
 
 Array = NDArray[Any]
+Floats = NDArray[np.float32]
 Kind = Literal["f32", "f16", "bf16", "int8", "int4"]
 PANEL = 16  # outputs
 BLOCK = 32  # inputs
 ITEM_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
 ALIGNMENT = 64  # bytes
+BITS = {"int8": 8, "int4": 4}
+_ITEMS: dict[str, Any] = {"f32": np.uint32, "f16": np.uint16, "bf16": np.uint16}
+_HEADER: dict[int, Any] = {0: np.float16, 2 * PANEL: np.int16}  # offset in a group's header -> type
+_CHUNK = 64  # panels packed at a time: bounds the memory beside the result
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,50 +50,112 @@ class Tiles:
     scales: NDArray[np.float32] | None = None  # (P * PANEL,) when integers have no groups
 
 
-def pack_floats(weight: NDArray[np.float32], kind: Kind) -> Tiles:
-    """A weight (O, I) in panels of f32, f16 or bf16, rounded to nearest where the kind cannot hold it."""
-    outputs, inputs = weight.shape
-    panels = _padded(weight, PANEL, 1).reshape(-1, PANEL, inputs).transpose(0, 2, 1)
-    narrow = {"f32": _as_f32, "f16": _as_f16, "bf16": _as_bf16}[kind](panels)
-    return Tiles(kind=kind, outputs=outputs, inputs=inputs, data=_aligned(narrow))
+class Codes(NamedTuple):
+    """An integer weight: ``weight[o, i] = (codes[o, i] - zeros[o, n]) * scales[o, n]`` with n the group of input i."""
+
+    codes: NDArray[np.int8]  # (O, I); signed when there are no zero points, else 0 to 15
+    scales: Floats  # (O, N)
+    zeros: NDArray[np.int16] | None  # (O, N)
 
 
-def narrowest(weight: NDArray[np.float32]) -> Kind:
-    """The smallest float kind that holds every number of a weight as it is."""
-    bits = np.ascontiguousarray(weight).view(np.uint32)
-    if not (bits & 0xFFFF).any():
+class _Shape(NamedTuple):
+    """How a weight of integers is cut."""
+
+    panels: int
+    groups: int
+    span: int  # inputs of a group, padding included
+    header_bytes: int  # scales and zero points of a group
+    group_bytes: int
+
+
+# --- sizes --------------------------------------------------------------------------------------------------------
+
+
+def tile_bytes(kind: Kind, outputs: int, inputs: int, group: int = 0, asymmetric: bool = False) -> int:
+    """Bytes of the data of a weight (O, I)."""
+    if kind in ITEM_BYTES:
+        return _up(outputs, PANEL) * inputs * ITEM_BYTES[kind]
+    shape = _shape(kind, outputs, inputs, group, asymmetric)
+    return shape.panels * shape.groups * shape.group_bytes
+
+
+def _group(kind: Kind, inputs: int, num_groups: int, asymmetric: bool) -> int:
+    """``Tiles.group`` for N scales of an output. Raises ``BadRequest`` for groups the layout cannot hold."""
+    if asymmetric and kind != "int4":
+        raise BadRequest(f"{kind} weights with zero points do not fit the kernels", remedy="Compress without them")
+    if num_groups == 1:
+        return _up(inputs, BLOCK) if asymmetric else 0
+    if inputs % num_groups or inputs // num_groups % BLOCK:
+        remedy = f"Compress it again with groups of a multiple of {BLOCK}"
+        raise BadRequest(f"groups of {inputs / num_groups:g} inputs do not fit the kernels", remedy=remedy)
+    return inputs // num_groups
+
+
+def _shape(kind: Kind, outputs: int, inputs: int, group: int, asymmetric: bool) -> _Shape:
+    span = group or _up(inputs, BLOCK)
+    header = (4 if asymmetric else 2) * PANEL if group else 0
+    panels, groups = _up(outputs, PANEL) // PANEL, -(-inputs // span)
+    return _Shape(panels, groups, span, header, header + span * PANEL * BITS[kind] // 8)
+
+
+def _up(number: int, to: int) -> int:
+    return -(-number // to) * to
+
+
+# --- packing ------------------------------------------------------------------------------------------------------
+
+
+def narrowest(weight: Floats) -> Kind:
+    """The smallest kind that holds every value of weight (O, I) exactly; bfloat16 where both halves do."""
+    pieces = [weight[at : at + _CHUNK * PANEL] for at in range(0, len(weight), _CHUNK * PANEL)]
+    if all(_fits_bf16(piece) for piece in pieces):
         return "bf16"
-    with np.errstate(over="ignore"):
-        return "f16" if np.array_equal(weight.astype(np.float16).astype(np.float32), weight) else "f32"
+    return "f16" if all(_fits_f16(piece) for piece in pieces) else "f32"
+
+
+def pack_floats(weight: Floats, kind: Kind) -> Tiles:
+    """Pack weight (O, I), float32, without loss.
+
+    Raises ``BadCheckpoint`` for what is no finite number, ``BadRequest`` for a value the kind does not hold.
+    """
+    outputs, inputs = weight.shape
+    data = _aligned(tile_bytes(kind, outputs, inputs))
+    items = data.view(_ITEMS[kind]).reshape(-1, 1, inputs, PANEL)
+    for first, rows in _chunks(weight):
+        _refuse_infinite(rows, "weight")
+        _interleave(_float_items(rows, kind), items[first // PANEL :])
+    return Tiles(kind=kind, outputs=outputs, inputs=inputs, data=data)
 
 
 def pack_codes(codes: NDArray[np.int8], scales: Array, zeros: Array | None, kind: Kind) -> Tiles:
-    """Integer codes (O, I) in panels; scales and, when asymmetric, zero points are (O, N), I / N inputs each.
+    """Pack codes (O, I) with scales (O, N) and, when asymmetric, zero points (O, N), of I / N inputs each.
 
-    Symmetric codes are signed, asymmetric ones 0 to 15. Raises ``BadCheckpoint`` for scales no float16 holds, and
-    ``BadRequest`` for groups that are no whole number of blocks.
+    Codes are signed, or 0 to 15 beside zero points. Scales of groups are rounded to float16; a single one per output
+    stays float32 where there is no zero point. Raises ``BadRequest`` for groups the layout cannot hold,
+    ``BadCheckpoint`` for codes out of range and for scales that are not finite or overflow float16.
     """
     outputs, inputs = codes.shape
-    group = inputs // scales.shape[1]
-    if scales.shape[1] == 1 and zeros is None:
-        group = 0
-    elif group % BLOCK:
-        remedy = f"Compress it again with groups of a multiple of {BLOCK}"
-        raise BadRequest(f"groups of {group} inputs do not fit the kernels", remedy=remedy)
-    shift = 0 if kind == "int8" or zeros is not None else 8
-    fill = shift if zeros is None else 0
-    stored = _padded(codes.view(np.uint8) + np.uint8(shift), PANEL, BLOCK, fill=fill)
-    blocks = (_pack_int4 if kind == "int4" else _pack_int8)(stored)  # (P, blocks, bytes)
-    padded = _checked_scales(_padded(np.asarray(scales, dtype=np.float32), PANEL, 1), half=group > 0)
-    if not group:
-        channel = np.ascontiguousarray(padded[:, 0])
-        return Tiles(kind=kind, outputs=outputs, inputs=inputs, data=_aligned(blocks), scales=channel)
-    parts = [_per_group(padded.astype(np.float16))]
-    if zeros is not None:
-        parts.append(_per_group(_padded(zeros.astype(np.int16), PANEL, 1)))
-    parts.append(blocks.reshape(len(blocks), scales.shape[1], -1))
-    data = _aligned(np.concatenate(parts, axis=2))
-    return Tiles(kind=kind, outputs=outputs, inputs=inputs, group=group, asymmetric=zeros is not None, data=data)
+    group = _group(kind, inputs, scales.shape[1], zeros is not None)
+    codes, zeros = _unsigned(np.ascontiguousarray(codes), zeros)
+    _refuse_range(codes, kind, zeros is not None)
+    _refuse_infinite(scales, "scale")
+    shape = _shape(kind, outputs, inputs, group, zeros is not None)
+    data = _aligned(shape.panels * shape.groups * shape.group_bytes)
+    groups = data.reshape(shape.panels, shape.groups, shape.group_bytes)
+    words = _words_of(groups, shape)
+    for first, rows in _chunks(codes):
+        _interleave(_code_items(rows, kind, zeros is not None, shape), words[first // PANEL :])
+    if group:
+        _write_headers(groups, _half(scales), zeros)
+    return Tiles(
+        kind=kind,
+        outputs=outputs,
+        inputs=inputs,
+        group=group,
+        asymmetric=zeros is not None,
+        data=data,
+        scales=None if group else _padded(scales[:, 0].astype(np.float32), shape.panels * PANEL),
+    )
 
 
 def stack(parts: Sequence[Tiles]) -> Tiles | None:
@@ -95,129 +164,168 @@ def stack(parts: Sequence[Tiles]) -> Tiles | None:
     likes = {(part.kind, part.inputs, part.group, part.asymmetric) for part in parts}
     if len(likes) > 1 or any(part.outputs % PANEL for part in parts[:-1]):
         return None
-    scales = (
-        None if first.scales is None else np.concatenate([part.scales for part in parts if part.scales is not None])
-    )
-    return replace(
-        first,
-        outputs=sum(part.outputs for part in parts),
-        data=_aligned(np.concatenate([part.data for part in parts])),
-        scales=scales,
-    )
+    data = _aligned(sum(part.data.size for part in parts))
+    np.concatenate([part.data for part in parts], out=data)
+    scales = [part.scales for part in parts if part.scales is not None]
+    outputs = sum(part.outputs for part in parts)
+    return replace(first, outputs=outputs, data=data, scales=np.concatenate(scales) if scales else None)
 
 
-def unpack(tiles: Tiles) -> NDArray[np.float32]:
-    """The weight as float32 (O, I)."""
-    if tiles.kind in ITEM_BYTES:
-        panels = _floats(tiles).reshape(-1, tiles.inputs, PANEL).transpose(0, 2, 1)
-        return np.ascontiguousarray(panels.reshape(-1, tiles.inputs)[: tiles.outputs])
-    padded = -(-tiles.inputs // BLOCK) * BLOCK
-    groups = padded // tiles.group if tiles.group else 1
-    data = tiles.data.reshape(-(-tiles.outputs // PANEL), groups, -1)
-    header = 2 * PANEL * (1 + tiles.asymmetric) if tiles.group else 0
-    blocks = np.ascontiguousarray(data[:, :, header:]).reshape(len(data), padded // BLOCK, -1)
-    codes = (_unpack_int4 if tiles.kind == "int4" else _unpack_int8)(blocks).astype(np.float32)  # (O', I')
-    grouped = codes.reshape(len(codes), groups, -1) - _zeros_of(tiles, data)
-    weight = grouped * _scales_of(tiles, data)[:, :, None]
-    return np.ascontiguousarray(weight.reshape(len(codes), padded)[: tiles.outputs, : tiles.inputs])
+def _chunks(rows: Array) -> Iterator[tuple[int, Array]]:
+    """A few panels at a time: the first output, and the rows, padded with zeros to whole panels."""
+    for first in range(0, len(rows), _CHUNK * PANEL):
+        chunk = rows[first : first + _CHUNK * PANEL]
+        yield first, _padded(chunk, _up(len(chunk), PANEL))
 
 
-def _scales_of(tiles: Tiles, data: Array) -> NDArray[np.float32]:
-    """Scales (O', N) of a weight whose bytes are ``data`` (P, N, bytes)."""
+def _padded(rows: Array, count: int) -> Array:
+    if len(rows) == count:
+        return np.ascontiguousarray(rows)
+    wide = np.zeros((count, *rows.shape[1:]), rows.dtype)
+    wide[: len(rows)] = rows
+    return wide
+
+
+def _interleave(items: Array, out: Array) -> None:
+    """Rows of items (p * PANEL, W) into the first p panels of out (P, N, W / N, PANEL)."""
+    _, groups, per_group, _ = out.shape
+    panels = items.reshape(-1, PANEL, groups, per_group)
+    out[: len(panels)] = panels.transpose(0, 2, 3, 1)
+
+
+def _words_of(groups: Array, shape: _Shape) -> Array:
+    """The codes among groups (P, N, bytes), without the headers: a view (P, N, W / N, PANEL)."""
+    words = groups[:, :, shape.header_bytes :].view(np.uint32)
+    return words.reshape(shape.panels, shape.groups, -1, PANEL)
+
+
+def _write_headers(groups: Array, scales: Array, zeros: Array | None) -> None:
+    """Scales and zero points (O, N) into groups (P, N, bytes)."""
+    for at, values in ((0, scales), (2 * PANEL, zeros)):
+        if values is not None:
+            wide = _padded(values.astype(_HEADER[at]), len(groups) * PANEL).reshape(-1, PANEL, values.shape[1])
+            groups[:, :, at : at + 2 * PANEL].view(_HEADER[at])[:] = wide.transpose(0, 2, 1)
+
+
+def _float_items(rows: Floats, kind: Kind) -> Array:
+    """The rows in their kind, as bits."""
+    if kind == "f32":
+        return rows.view(np.uint32)
+    if not (_fits_bf16 if kind == "bf16" else _fits_f16)(rows):
+        raise BadRequest(f"a weight has values that {kind} does not hold", remedy="Take f32")
+    return rows.view(np.uint16)[:, 1::2] if kind == "bf16" else rows.astype(np.float16).view(np.uint16)
+
+
+def _fits_bf16(rows: Floats) -> bool:
+    return not np.ascontiguousarray(rows).view(np.uint16)[:, ::2].any()
+
+
+def _fits_f16(rows: Floats) -> bool:
+    with np.errstate(over="ignore"):
+        return bool((rows.astype(np.float16).astype(np.float32) == rows).all())
+
+
+def _code_items(rows: Array, kind: Kind, asymmetric: bool, shape: _Shape) -> Array:
+    """Four codes (int8) or eight (int4) of a block in each uint32: (O, W)."""
+    wide = np.zeros((len(rows), shape.groups * shape.span), np.uint8)
+    wide[:, : rows.shape[1]] = rows.view(np.uint8)
+    if kind == "int8":
+        return wide.view(np.uint32)
+    if not asymmetric:
+        wide += np.uint8(8)  # wraps: -8 becomes 0
+    halves = wide.reshape(len(rows), -1, 2, BLOCK // 2)
+    nibbles = halves[:, :, 0] | (halves[:, :, 1] << np.uint8(4))
+    return nibbles.reshape(len(rows), -1).view(np.uint32)
+
+
+def _unsigned(codes: Array, zeros: Array | None) -> tuple[Array, Array | None]:
+    """Codes beside zero points as 0 to 15: compressed-tensors has both signed."""
+    if zeros is None or codes.min() >= 0:
+        return codes, zeros
+    return codes + np.int8(8), zeros.astype(np.int16) + np.int16(8)
+
+
+def _half(scales: Array) -> NDArray[np.float16]:
+    with np.errstate(over="ignore"):
+        half = scales.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise BadCheckpoint(f"scale {abs(scales).max():g} of a group overflows float16", remedy="Compress again")
+    return half
+
+
+def _refuse_infinite(values: Array, what: str) -> None:
+    for extreme in (values.min(), values.max()):  # both are no number when one value is none
+        if not np.isfinite(extreme):
+            raise BadCheckpoint(f"a {what} is {extreme}", remedy="Fetch the weights again")
+
+
+def _refuse_range(codes: Array, kind: Kind, asymmetric: bool) -> None:
+    assert codes.dtype == np.int8, codes.dtype
+    if kind == "int8":
+        return
+    low, high = (0, 15) if asymmetric else (-8, 7)
+    for extreme in (int(codes.min()), int(codes.max())):
+        if not low <= extreme <= high:
+            raise BadCheckpoint(f"code {extreme} is no int4 from {low} to {high}", remedy="Fetch the weights again")
+
+
+def _aligned(size: int) -> NDArray[np.uint8]:
+    """Bytes that begin on a cache line."""
+    room = np.empty(size + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    return room[start : start + size]
+
+
+# --- unpacking ----------------------------------------------------------------------------------------------------
+
+
+def unpack(tiles: Tiles) -> Floats:
+    """The weight (O, I), float32."""
+    if tiles.kind in BITS:
+        return _dequantized(unpack_codes(tiles), tiles.group or tiles.inputs)
+    kind = tiles.kind
+    panels = tiles.data.view(_ITEMS[kind]).reshape(-1, tiles.inputs, PANEL)
+    items = panels.transpose(0, 2, 1).reshape(-1, tiles.inputs)[: tiles.outputs]
+    if kind == "bf16":
+        widened: Floats = (items.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        return widened
+    floats: Floats = items.view(np.float16 if kind == "f16" else np.float32).astype(np.float32)
+    return floats
+
+
+def unpack_codes(tiles: Tiles) -> Codes:
+    """Codes, scales and zero points of a weight of integers."""
+    shape = _shape(tiles.kind, tiles.outputs, tiles.inputs, tiles.group, tiles.asymmetric)
+    groups = tiles.data.reshape(shape.panels, shape.groups, shape.group_bytes)
+    words = _words_of(groups, shape).transpose(0, 3, 1, 2).reshape(shape.panels * PANEL, -1)
+    codes = _codes(np.ascontiguousarray(words).view(np.uint8), tiles)[: tiles.outputs, : tiles.inputs]
     if tiles.scales is not None:
-        return tiles.scales[:, None]
-    return _from_groups(data, 0, np.float16).astype(np.float32)
+        return Codes(codes, tiles.scales[: tiles.outputs, np.newaxis].copy(), None)
+    zeros = _read_header(groups, 2 * PANEL, tiles.outputs) if tiles.asymmetric else None
+    return Codes(codes, _read_header(groups, 0, tiles.outputs).astype(np.float32), zeros)
 
 
-def _zeros_of(tiles: Tiles, data: Array) -> Array:
-    """What stands for zero, (O', N, 1) or one number."""
-    if tiles.asymmetric:
-        return _from_groups(data, 2 * PANEL, np.int16).astype(np.float32)[:, :, None]
-    return np.float32(8 if tiles.kind == "int4" else 0) * np.ones(1, np.float32)
+def _codes(packed: NDArray[np.uint8], tiles: Tiles) -> NDArray[np.int8]:
+    """The reverse of ``_code_items``."""
+    if tiles.kind == "int8":
+        return packed.view(np.int8)
+    halves = packed.reshape(len(packed), -1, 1, BLOCK // 2)
+    codes = np.concatenate((halves & np.uint8(15), halves >> np.uint8(4)), axis=2).view(np.int8)
+    return codes.reshape(len(packed), -1) - np.int8(0 if tiles.asymmetric else 8)
 
 
-def _pack_int4(codes: Array) -> NDArray[np.uint8]:
-    """Codes 0 to 15 (O, I), padded -> (P, blocks, 256)."""
-    # (panel, half, lane, block, nibble, v, byte)
-    split = codes.reshape(-1, 2, 8, codes.shape[1] // BLOCK, 2, 4, 4)
-    joined: NDArray[np.uint8] = split[:, :, :, :, 0] | (split[:, :, :, :, 1] << np.uint8(4))
-    return joined.transpose(0, 3, 4, 1, 2, 5).reshape(len(split), -1, 256)
+def _read_header(groups: Array, at: int, outputs: int) -> Array:
+    values = groups[:, :, at : at + 2 * PANEL].view(_HEADER[at])
+    rows: Array = values.transpose(0, 2, 1).reshape(-1, values.shape[1])[:outputs]
+    return rows
 
 
-def _unpack_int4(blocks: Array) -> Array:
-    """(P, blocks, 256) -> codes (O, I)."""
-    joined = blocks.reshape(len(blocks), -1, 4, 2, 8, 4).transpose(0, 3, 4, 1, 2, 5)
-    split = np.stack([joined & 15, joined >> 4], axis=4)
-    return split.reshape(len(blocks) * PANEL, -1)
-
-
-def _pack_int8(codes: Array) -> NDArray[np.uint8]:
-    """Codes (O, I), padded -> (P, blocks, 512)."""
-    split = codes.reshape(-1, 2, 8, codes.shape[1] // BLOCK, 8, 4)
-    return split.transpose(0, 3, 4, 1, 2, 5).reshape(len(split), -1, 512)
-
-
-def _unpack_int8(blocks: Array) -> Array:
-    """(P, blocks, 512) -> signed codes (O, I)."""
-    split = blocks.reshape(len(blocks), -1, 8, 2, 8, 4).transpose(0, 3, 4, 1, 2, 5)
-    return split.reshape(len(blocks) * PANEL, -1).view(np.int8)
-
-
-def _per_group(values: Array) -> NDArray[np.uint8]:
-    """Two-byte values (O, N), padded -> (P, N, 32)."""
-    panels = values.reshape(-1, PANEL, values.shape[1]).transpose(0, 2, 1)
-    return np.ascontiguousarray(panels).view(np.uint8).reshape(len(panels), -1, 2 * PANEL)
-
-
-def _from_groups(data: Array, offset: int, dtype: type[np.generic]) -> Array:
-    """What ``_per_group`` stored at ``offset`` of every group (P, N, bytes) -> (O, N)."""
-    found = np.ascontiguousarray(data[:, :, offset : offset + 2 * PANEL]).view(dtype)
-    return found.transpose(0, 2, 1).reshape(-1, data.shape[1])
-
-
-def _checked_scales(scales: NDArray[np.float32], *, half: bool) -> NDArray[np.float32]:
-    largest = np.finfo(np.float16 if half else np.float32).max
-    if not (np.abs(scales) <= largest).all():  # NaN is not below anything
-        raise BadCheckpoint("a scale of a weight is no number the kernels hold", remedy="Fetch the weights again")
-    return scales
-
-
-def _padded(array: Array, outputs: int, inputs: int, *, fill: int = 0) -> Array:
-    """Filled up to whole multiples of ``outputs`` rows and ``inputs`` columns."""
-    rows, columns = array.shape
-    wanted = (rows + -rows % outputs, columns + -columns % inputs)
-    if wanted == array.shape:
-        return array
-    out = np.full(wanted, fill, dtype=array.dtype)
-    out[:rows, :columns] = array
-    return out
-
-
-def _aligned(array: Array) -> NDArray[np.uint8]:
-    """A copy of the bytes, flat, at an aligned address."""
-    memory = np.empty(array.nbytes + ALIGNMENT, dtype=np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    out = memory[start : start + array.nbytes]
-    out.view(array.dtype).reshape(array.shape)[...] = array
-    return out
-
-
-def _floats(tiles: Tiles) -> NDArray[np.float32]:
-    if tiles.kind == "bf16":
-        return (tiles.data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    return tiles.data.view(np.float32 if tiles.kind == "f32" else np.float16).astype(np.float32)
-
-
-def _as_f32(values: Array) -> Array:
-    return values
-
-
-def _as_f16(values: Array) -> Array:
-    return values.astype(np.float16)
-
-
-def _as_bf16(values: Array) -> Array:
-    """Round to nearest even on the bits; infinities and NaN keep their upper half."""
-    bits = np.ascontiguousarray(values).view(np.uint32)
-    rounded = bits + 0x7FFF + ((bits >> 16) & 1)
-    return np.where((bits & 0x7F800000) == 0x7F800000, bits, rounded).astype(np.uint32).__rshift__(16).astype(np.uint16)
+def _dequantized(found: Codes, group: int) -> Floats:
+    codes, scales, zeros = found
+    weight = codes.astype(np.float32)
+    for index in range(scales.shape[1]):
+        part = weight[:, index * group : (index + 1) * group]
+        if zeros is not None:
+            part -= zeros[:, index : index + 1]
+        part *= scales[:, index : index + 1]
+    return weight
