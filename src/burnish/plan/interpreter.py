@@ -110,7 +110,7 @@ class _State:
     def _embed(self, op: Embed) -> None:
         x = self._on.weight(op.table)[_tensor(self._inputs.tokens)] * op.scale
         if op.positions is not None:
-            x = x + self._on.weight(op.positions)[_tensor(self._inputs.positions)]
+            x = x + self._on.weight(op.positions)[self._places(op.positions.outputs)]
         self.buffers[op.out] = x
 
     def _norm(self, op: Norm) -> None:
@@ -143,11 +143,15 @@ class _State:
             q = reference.rms_norm(q, torch.from_numpy(op.q_norm), op.eps)
             k = reference.rms_norm(k, torch.from_numpy(op.k_norm), op.eps)
         if op.cos is not None and op.sin is not None:
-            places = _tensor(self._inputs.positions)
+            places = self._places(len(op.cos))
             cos, sin = torch.from_numpy(op.cos)[places], torch.from_numpy(op.sin)[places]
             q, k = reference.rotate(q, cos, sin), reference.rotate(k, cos, sin)
         self._on.write(op.layer, _tensor(self._inputs.slots), k, v)
         self.buffers[op.source] = q.flatten(1)
+
+    def _places(self, count: int) -> Tensor:
+        """Positions of the rows, those beyond a table of ``count`` at its end, as in the native executor."""
+        return _tensor(self._inputs.positions).clamp(max=count - 1)
 
     def _activate(self, op: Gate | Activate) -> None:
         x, activation = self.buffers[op.source], ACTIVATIONS[op.activation]

@@ -3,12 +3,15 @@
 Shapes: V vocabulary, E hidden width, F inner width, H query heads, G key/value heads, D head width.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from difflib import get_close_matches
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
 
+from burnish.core.errors import BadCheckpoint, BadRequest
 from burnish.kernels.tiles import Kind, Tiles, narrowest, pack_codes, pack_floats, stack
 from burnish.models.checkpoint import main_format
 from burnish.models.decoder import Block, Decoder
@@ -50,15 +53,27 @@ def lowered(decoder: Decoder, *, float_activations: Collection[str] = ()) -> Low
     """The plan of a decoder, its operations made one at a time.
 
     Integer weights take int8 activations, except in the linear layers that ``float_activations`` names (module names,
-    as "layers.3.mlp.down_proj"). Raises ``BadCheckpoint`` for weights that hold what is no number.
+    as "layers.3.mlp.down_proj"). Layers that share an input share its activations: one of them that takes floats is
+    enough. Raises ``BadRequest`` for a name no linear layer has and for groups the kernels cannot hold, and, with the
+    first operation that holds one, ``BadCheckpoint`` for a weight that is no number.
     """
     config = decoder.config
+    _check_names(decoder, float_activations)
     shape = PlanShape(config.vocab_size, config.max_positions, config.num_layers, config.num_kv_heads, config.head_dim)
     mixed = config.num_heads * config.head_dim
     qkv = mixed + 2 * config.num_kv_heads * config.head_dim
     inner = config.inner_size * (2 if config.gated_mlp else 1)
     buffers = (config.hidden_size, config.hidden_size, max(qkv, inner), max(mixed, config.inner_size))
     return Lowered(shape, buffers, main_format(decoder), _Lowering(decoder, frozenset(float_activations)).operations())
+
+
+def _check_names(decoder: Decoder, names: Collection[str]) -> None:
+    known = [name for name, module in decoder.named_modules() if isinstance(module, LinearLayer)]
+    for name in names:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            remedy = f"Did you mean {close[0]!r}?" if close else f"Names are as {known[-1]!r}"
+            raise BadRequest(f"float_activations: the model has no linear layer {name!r}", remedy=remedy)
 
 
 class _Part(NamedTuple):
@@ -79,8 +94,10 @@ class _Lowering:
 
     def operations(self) -> Iterator[Operation]:
         decoder, config = self._decoder, self._config
-        table = _dense_tiles(decoder.embed_tokens.weight)
-        positions = _dense_tiles(decoder.embed_positions.weight) if config.learned_positions else None
+        table = _named("embed_tokens", lambda: _dense_tiles(decoder.embed_tokens.weight))
+        positions = None
+        if config.learned_positions:
+            positions = _named("embed_positions", lambda: _dense_tiles(decoder.embed_positions.weight))
         yield Embed(table=table, positions=positions, scale=config.embedding_scale, out=STREAM)
         for layer, block in enumerate(decoder.layers):
             assert isinstance(block, Block)
@@ -165,7 +182,7 @@ class _Lowering:
         self, parts: Sequence[_Part], source: Buffer, out: Buffer, *, add: bool = False
     ) -> Iterator[Operation]:
         """One operation when the layers are stored alike, else one each, side by side."""
-        tiles = [_tiles(part.layer) for part in parts]
+        tiles = [_named(part.name, partial(_tiles, part.layer)) for part in parts]
         biases = [part.layer.bias for part in parts]
         joined = stack(tiles) if len(tiles) > 1 and len({bias is None for bias in biases}) == 1 else None
         if joined is not None:
@@ -205,6 +222,14 @@ def _norm(norm: nn.Module, source: Buffer, out: Buffer, *, quantized: bool, add:
         add=add,
         quantized=quantized,
     )
+
+
+def _named(name: str, pack: Callable[[], Tiles]) -> Tiles:
+    """What ``pack`` makes; its faults say whose weight it is."""
+    try:
+        return pack()
+    except (BadCheckpoint, BadRequest) as error:
+        raise type(error)(f"{name}: {error.message}", remedy=error.remedy) from None
 
 
 def _tiles(layer: LinearLayer) -> Tiles:
