@@ -270,6 +270,16 @@ def test_a_weight_that_is_no_number_is_named(name: str) -> None:
         lower(decoder)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("name", ["norm.weight", "layers.1.attn_norm.weight", "layers.0.attn.k_proj.bias"])
+def test_a_norm_or_bias_that_is_no_number_is_named(name: str, value: float) -> None:
+    decoder = tiny_decoder(qkv_bias=True)
+    with torch.no_grad():
+        decoder.get_parameter(name)[3] = value
+    with pytest.raises(BadCheckpoint, match=f"{name} holds"):
+        lowered(decoder)
+
+
 def test_a_scale_no_float16_holds_is_named() -> None:
     decoder = round_layers(tiny_decoder(), "int4-g32")
     decoder.get_buffer("layers.0.mlp.gate_proj.weight_scale")[7, 1] = 1e6

@@ -53,12 +53,13 @@ def lowered(decoder: Decoder, *, float_activations: Collection[str] = ()) -> Low
     """The plan of a decoder, its operations made one at a time.
 
     Integer weights take int8 activations, except in the linear layers that ``float_activations`` names (module names,
-    as "layers.3.mlp.down_proj"). Layers that share an input share its activations: one of them that takes floats is
-    enough. Raises ``BadRequest`` for a name no linear layer has and for groups the kernels cannot hold, and, with the
-    first operation that holds one, ``BadCheckpoint`` for a weight that is no number.
+    as "layers.3.mlp.down_proj"). Layers that share an input share its activations: one that takes floats is enough.
+    Raises ``BadRequest`` for a name no linear layer has and ``BadCheckpoint`` for a norm or bias that is no number.
+    The operations raise ``BadCheckpoint`` for a weight that is none, ``BadRequest`` for groups without a layout.
     """
     config = decoder.config
     _check_names(decoder, float_activations)
+    _check_vectors(decoder)
     shape = PlanShape(config.vocab_size, config.max_positions, config.num_layers, config.num_kv_heads, config.head_dim)
     mixed = config.num_heads * config.head_dim
     qkv = mixed + 2 * config.num_kv_heads * config.head_dim
@@ -74,6 +75,13 @@ def _check_names(decoder: Decoder, names: Collection[str]) -> None:
             close = get_close_matches(name, known, n=1)
             remedy = f"Did you mean {close[0]!r}?" if close else f"Names are as {known[-1]!r}"
             raise BadRequest(f"float_activations: the model has no linear layer {name!r}", remedy=remedy)
+
+
+def _check_vectors(decoder: Decoder) -> None:
+    """Norms and biases; matrices are checked when they are packed."""
+    for name, parameter in decoder.named_parameters():
+        if parameter.dim() == 1 and not parameter.isfinite().all():
+            raise BadCheckpoint(f"{name} holds what is no finite number", remedy="Fetch the weights again")
 
 
 class _Part(NamedTuple):
