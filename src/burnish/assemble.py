@@ -112,8 +112,7 @@ def open_plan(path: Path, cache: PlanCache | None = None) -> Plan:
     Raises as ``load_checked`` when it has to be lowered; a plan that is found was proven then, and loads no torch.
     """
     cache = cache or PlanCache()
-    key = cache.key_of(content_stamp(path), partial(content_hash, path))
-    return cache.open(key, lambda: _lowered(path))
+    return cache.open_stamped(content_stamp(path), partial(content_hash, path), partial(_lowered, path))
 
 
 def open_measured(model: str, weights: str | None = None) -> Plan:

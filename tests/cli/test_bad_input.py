@@ -164,7 +164,7 @@ def test_generate_refuses(burnish: Run, tiny_folder: Path, options: tuple[object
     ("words", "complaint"),
     [
         (("genrate",), "unknown command 'genrate'. Did you mean 'generate'?"),
-        (("xyz",), "unknown command 'xyz'. Known: bench, chat, "),
+        (("xyz",), "unknown command 'xyz'. Known: bench, cache, chat, "),
         (("--verson",), "No such option: --verson (Possible options: --version). See: burnish --help"),
         (("bench",), "what to measure is missing. Use: burnish bench engine"),
         (("bench", "engin"), "No such command 'engin'. Did you mean 'engine'?"),

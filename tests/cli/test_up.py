@@ -27,7 +27,7 @@ def test_up_measures_once_and_again_when_told(burnish: Run, tiny_folder: Path, p
         assert Path(variant["path"], "config.json").is_file()
         assert 0 < variant["decode_tokens_per_s"]["min"] <= variant["decode_tokens_per_s"]["median"]
         assert variant["perplexity"]["low"] < variant["perplexity"]["value"] < variant["perplexity"]["high"]
-        assert variant["peak_rss_bytes"] > 2**26
+        assert variant["peak_rss_bytes"] > 2**25
     for variant in made:
         ratio = variant["perplexity"]["value"] / dense["perplexity"]["value"]
         assert abs(variant["loss_ratio"]["value"] / ratio - 1) < 1e-9

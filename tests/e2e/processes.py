@@ -22,8 +22,8 @@ class Running(NamedTuple):
 
     @property
     def engine_pid(self) -> int | None:
-        """The child that computes: the one that has torch."""
-        return next((pid for pid in children(self.process.pid) if has_torch(pid)), None)
+        """The child that computes: the one that has the native kernels."""
+        return next((pid for pid in children(self.process.pid) if maps(pid, "_native")), None)
 
 
 @contextmanager
@@ -58,9 +58,9 @@ def children(pid: int) -> list[int]:
     return [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
 
 
-def has_torch(pid: int) -> bool:
-    """Whether a process has torch's library in its memory."""
+def maps(pid: int, library: str) -> bool:
+    """Whether a process has a library in its memory."""
     try:
-        return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+        return library in Path(f"/proc/{pid}/maps").read_text()
     except FileNotFoundError:
         return False

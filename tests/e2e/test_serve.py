@@ -13,7 +13,7 @@ import httpx
 import pytest
 from openai import AsyncOpenAI
 
-from tests.e2e.processes import PATIENCE_S, Running, burnish, children, has_torch, until
+from tests.e2e.processes import PATIENCE_S, Running, burnish, children, maps, until
 from tests.service.conformance import HELLO, Conformance, check_conservation, client, metrics, model, wait_until_free
 
 __all__ = ["client", "model"]
@@ -39,9 +39,10 @@ class TestServed(Conformance):
     """Every promise to the official client, kept by the real thing."""
 
 
-def test_only_the_engine_has_torch(server: Running) -> None:
-    assert not has_torch(server.process.pid)
-    assert [has_torch(pid) for pid in children(server.process.pid)].count(True) == 1
+def test_only_the_engine_has_kernels_and_nobody_keeps_torch(server: Running) -> None:
+    """The first start lowers the model with torch; an engine started after that never loads it."""
+    assert not maps(server.process.pid, "libtorch")
+    assert [maps(pid, "_native") for pid in children(server.process.pid)].count(True) == 1
 
 
 def test_the_page_and_the_metrics_are_there(base_url: str) -> None:
@@ -165,7 +166,7 @@ def test_up_ends_in_a_served_model(tiny_folder: Path, prose: Path, tmp_path: Pat
         with httpx.stream("POST", f"{running.url}/v1/chat/completions", json=body, timeout=PATIENCE_S) as answer:
             told = list(events(answer.iter_lines()))
         assert told[-1]["usage"]["completion_tokens"] == 20
-        assert not has_torch(running.process.pid)
+        assert not maps(running.process.pid, "libtorch")
         running.process.terminate()
         assert running.process.wait(PATIENCE_S) == 0
     said = (tmp_path / "log.txt").read_text()

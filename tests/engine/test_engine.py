@@ -88,17 +88,16 @@ def test_abort_frees_at_once(make_engine: MakeEngine) -> None:
 
 
 def test_logits_that_are_no_numbers_fail_one_request_only(make_engine: MakeEngine, decoder: Decoder) -> None:
-    engine = make_engine()
     weight = decoder.embed_tokens.weight
     kept = weight[200].clone()
     try:
-        weight[200] = float("nan")  # the embedding is the head too: every row's logit of token 200 breaks
-        broken = run(engine, [request("r", PROMPT)])["r"]
+        weight[200] = 3e38  # the embedding is the head too: every row's logit of token 200 overflows
+        broken = run(make_engine(), [request("r", PROMPT)])["r"]
     finally:
         weight[200] = kept
     assert end(broken).reason == "error"
     assert end(broken).error
-    assert end(run(engine, [request("again", PROMPT)])["again"]).reason == "length"
+    assert end(run(make_engine(), [request("again", PROMPT)])["again"]).reason == "length"
 
 
 def test_a_failed_step_ends_what_runs_and_the_engine_goes_on(make_engine: MakeEngine) -> None:
@@ -138,7 +137,8 @@ def test_more_blocks_than_memory_are_refused(make_engine: MakeEngine) -> None:
 
 
 def test_a_pool_smaller_than_the_context_is_told(decoder: Decoder, caplog: pytest.LogCaptureFixture) -> None:
-    engine = Engine(decoder, ByteTokenizer(), EngineConfig(block_size=8, kv_bytes=8 * 8 * 512, threads=1))
+    config = EngineConfig(block_size=8, kv_bytes=8 * 8 * 512, threads=1, keys="f32")
+    engine = Engine(decoder, ByteTokenizer(), config)
     assert "holds 64 tokens of a context of 512" in caplog.text
     assert engine.limits.max_tokens == 64
 

@@ -307,7 +307,7 @@ def test_random_decoders_are_seeded_and_in_the_wanted_format(folder: Path, weigh
     assert equal(one.decoder, two.decoder)
     assert not equal(one.decoder, other.decoder)
     assert {m.format.name for m in one.decoder.layers.modules() if isinstance(m, Linear)} == {weights}
-    assert one.decoder.lm_head.format.name == "dense"
+    assert one.decoder.lm_head.format.name == weights
     rows = whole_logits(one.decoder, [1, 2, 3])
     assert torch.isfinite(rows).all()
     assert rows.std() > 0.01

@@ -95,4 +95,5 @@ def arena(config: EngineConfig) -> Arena:
     """The memory a resolved configuration asks for."""
     assert config.num_blocks is not None
     assert config.threads is not None
-    return Arena(config.num_blocks, config.block_size, config.step_tokens, config.keys, config.threads)
+    max_rows = config.step_tokens + config.prefill_floor  # the floor is given even when decodes fill the step
+    return Arena(config.num_blocks, config.block_size, max_rows, config.keys, config.threads)

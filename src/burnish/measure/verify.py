@@ -110,7 +110,8 @@ def _chunked(case: _Case, size: int) -> Check:
     config = replace(case.plain, step_tokens=size, prefill_share=size, prefill_floor=1, max_running=running)
     chunked = _run(case.model, config, case.requests)
     num_tokens = sum(len(request.prompt) for request in case.requests)
-    least = -(-num_tokens // size)
+    num_output = case.requests[0].sampling.max_tokens or 0
+    least = -(-num_tokens // size) + num_output - 1  # the last prompt's first token comes with its last chunk
     evidence = f"{num_tokens} prompt tokens, at most {size} of them in a step, {chunked.load.steps} steps"
     return _compare(f"whole prompts or chunks of {size}", case, chunked, evidence, happened=chunked.load.steps >= least)
 
@@ -124,8 +125,9 @@ def _cached(case: _Case) -> Check:
 
 
 def _threaded(case: _Case) -> Check:
-    both = _run(case.model, replace(case.plain, threads=2), case.requests)
-    return _compare("1 or 2 threads", case, both, "2 threads", happened=True)
+    engine = Engine(case.model, None, replace(case.plain, threads=2))
+    both = _drive(engine, case.requests)
+    return _compare("1 or 2 threads", case, both, "2 threads", happened=engine.config.threads == 2)
 
 
 def _preempted(case: _Case) -> Check:

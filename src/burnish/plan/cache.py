@@ -63,17 +63,18 @@ class PlanCache:
                 plan = self._find(key) or self._make(key, lower)
         return plan
 
-    def key_of(self, stamp: str, compute: Callable[[], str]) -> str:
-        """The key that was computed for this stamp before, or now."""
+    def open_stamped(self, stamp: str, key: Callable[[], str], lower: Callable[[], Lowered]) -> Plan:
+        """``open``, the key asked for only when nothing of this stamp was opened before."""
         note = self.folder / f".{stamp}.key"
         try:
-            return note.read_text(encoding="ascii")
+            known = note.read_text(encoding="ascii")
         except OSError:
-            key = compute()
-        with suppress(OSError):  # without the note the next start computes it again
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _write_whole(note, key)
-        return key
+            known = key()
+        plan = self.open(known, lower)
+        if not note.exists():
+            with suppress(OSError):  # without the note the next start computes the key again
+                _write_whole(note, known)
+        return plan
 
     def list(self) -> list[Kept]:
         """What is kept, the latest used first."""
@@ -129,15 +130,22 @@ class PlanCache:
 
     @contextmanager
     def _only_one(self, key: str) -> Iterator[None]:
-        """Hold the key's lock; the system releases it when a process dies."""
+        """Hold the key's lock; the system releases it when a process dies.
+
+        Who waited for a lock that was deleted meanwhile may lower beside somebody else: twice the work, no harm.
+        """
+        path = self.folder / f".{key}.lock"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / f".{key}.lock").open("w")
+            lock = path.open("w")
         except OSError as error:
             raise self._unwritable(error) from None
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
 
     def _unwritable(self, error: OSError) -> BadSettings:
         reason = error.strerror or str(error)

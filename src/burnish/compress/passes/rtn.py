@@ -89,11 +89,10 @@ def round_to_nearest(weight: Tensor, target: IntegerFormat) -> Quantized:
 
 
 def _storable(scales: Tensor, target: IntegerFormat) -> Tensor:
-    """Scales of groups as float16 holds them, so that the kernels' layout loses nothing; never rounded to zero."""
-    if target.group_size is None:
-        return scales
-    least = torch.finfo(torch.float16).smallest_normal
-    return torch.where(scales.abs() < least, least, scales).half().float()
+    """Scales of groups as float16 holds them, so that the kernels' layout loses nothing; others stay as they are."""
+    half = torch.finfo(torch.float16)
+    is_storable = (scales.abs() >= half.smallest_normal) & (scales.abs() <= half.max)
+    return torch.where(is_storable & (target.group_size is not None), scales.half().float(), scales)
 
 
 def _round(groups: Tensor, scales: Tensor, target: IntegerFormat) -> Tensor:
