@@ -17,61 +17,18 @@ from burnish.core.types import KeyKind
 from burnish.kernels import reference
 from burnish.models.checkpoint import load_decoder
 from burnish.models.decoder import Decoder
-from burnish.plan.interpreter import Interpreter
 from burnish.plan.lower import lower, lowered
-from burnish.plan.ops import Floats, Plan, StepInputs
+from burnish.plan.ops import Plan
 from burnish.plan.tile_file import read_plan, write_plan
 from tests.models import oracle
 from tests.models.paged import whole_logits
+from tests.plan.paged import Paged, deviation, equal
 from tests.plan.rounded import linear_names, round_layers
 from tests.tiny import tiny_decoder
 
 TOLERANCE = 1e-4  # of the largest logit: float32 in another order of additions
-BLOCK = 8
 SEQUENCES = oracle.SEQUENCES
 KINDS: list[KeyKind] = ["f32", "f16", "int8"]
-
-
-class Paged:
-    """An interpreter, and a few sequences in scattered blocks."""
-
-    def __init__(self, plan: Plan, sequences: Sequence[Sequence[int]], *, keys: KeyKind = "f32", seed: int = 0) -> None:
-        self.sequences = sequences
-        per_sequence = -(-max(map(len, sequences)) // BLOCK)
-        order = np.random.default_rng(seed).permutation(len(sequences) * per_sequence)
-        self.tables = order.reshape(len(sequences), per_sequence).astype(np.int32)
-        self.run = Interpreter(plan, order.size, BLOCK, keys=keys)
-
-    def step(self, spans: dict[int, range], wanted: Sequence[int] | None = None) -> Floats:
-        """Compute spans of some sequences in one batch -> logits of the rows wanted, by default of all."""
-        rows = [(s, position) for s, span in spans.items() for position in span]
-        last = range(len(rows)) if wanted is None else wanted
-        return self.run(
-            StepInputs(
-                tokens=ints([self.sequences[s][position] for s, position in rows]),
-                positions=ints([position for _, position in rows]),
-                slots=ints([self.tables[s, p // BLOCK] * BLOCK + p % BLOCK for s, p in rows]),
-                query_lens=ints([len(span) for span in spans.values()]),
-                context_lens=ints([span.stop for span in spans.values()]),
-                block_tables=self.tables[list(spans)],
-                last_rows=ints(list(last)),
-            )
-        )
-
-    def chunked(self, chunk: int) -> list[Floats]:
-        """Logits of every sequence, all of them computed together, ``chunk`` tokens of each per step."""
-        found: list[list[Floats]] = [[] for _ in self.sequences]
-        for at in range(0, max(map(len, self.sequences)), chunk):
-            spans = {s: range(at, min(at + chunk, len(t))) for s, t in enumerate(self.sequences) if at < len(t)}
-            logits = self.step(spans)
-            for s, span in spans.items():
-                found[s].append(logits[: len(span)])
-                logits = logits[len(span) :]
-        return [np.concatenate(pieces) for pieces in found]
-
-
-def ints(values: list[int]) -> Any:
-    return np.array(values, dtype=np.int32)
 
 
 def difference(decoder: Decoder, plan: Plan, **paged: Any) -> float:
@@ -155,11 +112,6 @@ class Quantizing:
             hook.remove()
 
 
-def deviation(ours: Floats, theirs: Tensor) -> float:
-    """Root of the mean squared difference, relative to that of the logits."""
-    return float((torch.from_numpy(ours) - theirs).norm() / theirs.norm())
-
-
 @pytest.mark.parametrize("weights", ["int8", "int4-g32"])
 def test_int8_activations_are_what_a_decoder_with_rounded_inputs_computes(weights: str) -> None:
     """The same arithmetic in another order: apart from float32's last bits, a row differs where they push an input
@@ -214,10 +166,6 @@ def test_a_row_is_the_same_to_the_bit_in_any_batch_and_chunking(weights: str, ke
     assert equal(alone, together)
     reversed_ = Paged(plan, SEQUENCES[::-1], keys=keys).chunked(33)[::-1]
     assert equal(reversed_, together)
-
-
-def equal(some: list[Floats], others: list[Floats]) -> bool:
-    return all(np.array_equal(one, other) for one, other in zip(some, others, strict=True))
 
 
 def test_only_the_wanted_rows_come_back() -> None:
