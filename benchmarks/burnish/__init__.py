@@ -1,0 +1,1 @@
+"""burnish as one of the peers."""

@@ -1,0 +1,1 @@
+"""From a shape to every format that is measured."""
