@@ -54,6 +54,11 @@ class Sampling:
     n: int = 1
     logprobs: int | None = None
 
+    @property
+    def is_penalized(self) -> bool:
+        """Whether tokens seen before count."""
+        return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1)
+
     def __post_init__(self) -> None:
         """Raise ``BadRequest`` for a value of the wrong type or out of its range."""
         self._check_types()

@@ -127,7 +127,13 @@ class Engine:
 
     def _state(self, ready: list[Sequence]) -> BatchState:
         return tuple(
-            Row(s.sampling, s.request.prompt, s.output, s.draw() if s.sampling.temperature > 0 else 0.0) for s in ready
+            Row(
+                s.sampling,
+                s.request.prompt,
+                s.output if s.sampling.is_penalized else [],
+                s.draw() if s.sampling.temperature > 0 else 0.0,
+            )
+            for s in ready
         )
 
     def _update(self, begun_s: float, schedule: Schedule, ready: list[Sequence], chosen: list[Chosen]) -> None:

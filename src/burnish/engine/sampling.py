@@ -21,7 +21,7 @@ class Row(NamedTuple):
 
     sampling: Sampling
     prompt: tuple[int, ...]
-    output: list[int]
+    output: list[int]  # empty where no penalty asks for it
     uniform: float  # this token's random number in [0, 1)
 
 
@@ -140,8 +140,7 @@ def sample(logits: Floats, state: BatchState) -> list[Chosen]:
 
 def _is_plain(sampling: Sampling) -> bool:
     """Whether the first maximum is the answer: no filter ever takes it away."""
-    asks = sampling.logit_bias or sampling.presence_penalty or sampling.frequency_penalty
-    changes = asks or sampling.repetition_penalty != 1 or sampling.logprobs is not None
+    changes = sampling.logit_bias or sampling.is_penalized or sampling.logprobs is not None
     return sampling.temperature == 0 and not changes
 
 

@@ -22,6 +22,7 @@ def native() -> ModuleType | None:
     return _native
 
 
+@cache
 def best_body(module: ModuleType) -> str:
     """Name of the fastest kernels this processor runs."""
     names: list[str] = module.bodies()
