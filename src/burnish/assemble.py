@@ -50,6 +50,7 @@ class Origin(NamedTuple):
     parent: Path
     recipe: str
     records: Sequence[LayerRecord]
+    float_activations: Sequence[str] = ()  # linear layers whose inputs stay floats
 
 
 def load_checked(path: Path) -> "Loaded":
@@ -101,6 +102,7 @@ def write_artifact(loaded: "Loaded", origin: Origin, out: Path) -> Manifest:
             weights=stored.weights,
             records=origin.records,
             golden=make_golden(prompts, golden_logits(stored.decoder, prompts)),
+            float_activations=origin.float_activations,
         )
         write_manifest(staging, manifest)
     return manifest
@@ -112,7 +114,18 @@ def open_plan(path: Path, cache: PlanCache | None = None) -> Plan:
     Raises as ``load_checked`` when it has to be lowered; a plan that is found was proven then, and loads no torch.
     """
     cache = cache or PlanCache()
-    return cache.open_stamped(content_stamp(path), partial(content_hash, path), partial(_lowered, path))
+    return cache.open_stamped(content_stamp(path), partial(_plan_key, path), partial(_lowered, path))
+
+
+def _plan_key(path: Path) -> str:
+    """What a plan depends on: the model's files, and which layers take floats."""
+    kept = f"{content_hash(path)} {' '.join(_float_activations(path))}"
+    return hashlib.sha256(kept.encode()).hexdigest()
+
+
+def _float_activations(path: Path) -> tuple[str, ...]:
+    manifest = read_manifest(path)
+    return () if manifest is None else manifest.float_activations
 
 
 def open_measured(model: str, weights: str | None = None) -> Plan:
@@ -145,7 +158,7 @@ def _open_random(config: Path, weights: str) -> Plan:
 def _lowered(path: Path) -> "Lowered":
     from burnish.plan.lower import lowered
 
-    return lowered(load_checked(path).decoder)
+    return lowered(load_checked(path).decoder, float_activations=_float_activations(path))
 
 
 def build_engine(path: Path, config: EngineConfig, name: str) -> "tuple[Engine, ModelCard]":

@@ -10,12 +10,14 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from burnish.assemble import Origin, load_checked, write_artifact
+from burnish.assemble import Origin, load_checked, open_plan, write_artifact
+from burnish.cli.compress import write_variant
 from burnish.compress.recipe import find_recipe
 from burnish.compress.walk import compress
 from burnish.core.errors import BadSettings, VerificationFailed
 from burnish.models.checkpoint import Loaded, load_decoder, save_checkpoint
 from burnish.models.golden import golden_logits
+from burnish.plan.ops import Linear
 from burnish.registry.artifact import check_files, content_hash, read_manifest
 from burnish.registry.golden import deviations
 from tests.tiny import tiny_decoder
@@ -61,7 +63,7 @@ def test_the_manifest_tells_the_story(parent: Path, tmp_path: Path) -> None:
     assert manifest is not None
     assert (manifest.recipe, manifest.weights) == ("int4", "int4-g128")
     assert (manifest.parent.name, manifest.parent.sha256) == ("parent", content_hash(parent))
-    assert {record.format for record in manifest.records} == {"int4-g128", "int4-g64", "int4-g32"}
+    assert {record.format for record in manifest.records} == {"int4-g128", "int4-g64", "int4-g32", "int8"}
     assert check_files(tmp_path / "out", manifest) == ()
     size = sum(path.stat().st_size for path in (tmp_path / "out").glob("*.safetensors"))
     kept = sum(record.bytes_before // 2 - record.bytes_after for record in manifest.records)  # // 2: bfloat16
@@ -116,3 +118,16 @@ def test_transformers_opens_the_artifact_and_agrees(parent: Path, tmp_path: Path
     make(parent, tmp_path / "out", recipe)
     ours = golden_logits(load_decoder(tmp_path / "out").decoder, PROMPTS)
     np.testing.assert_allclose(by_transformers(tmp_path / "out"), ours, atol=1e-3 * ours.std())
+
+
+def test_layers_that_keep_float_inputs_are_told_and_obeyed(parent: Path, tmp_path: Path) -> None:
+    made = write_variant(parent, tmp_path / "out", "int8", lambda *_: None, float_activations=["layers.1.mlp.*"])
+    manifest = read_manifest(made.path)
+    assert manifest is not None
+    assert manifest.float_activations == tuple(f"layers.1.mlp.{name}_proj" for name in ("gate", "up", "down"))
+    taken = [op.activations for op in open_plan(made.path).operations if isinstance(op, Linear)]
+    plain = write_variant(parent, tmp_path / "plain", "int8", lambda *_: None).path
+    before = [op.activations for op in open_plan(plain).operations if isinstance(op, Linear)]
+    assert taken.count("f32") == before.count("f32") + 2  # gate and up are one operation
+    with pytest.raises(BadSettings, match=r"no layer is called 'layers.9.mlp.gate'\. Did you mean"):
+        write_variant(parent, tmp_path / "x", "int8", lambda *_: None, float_activations=["layers.9.mlp.gate"])

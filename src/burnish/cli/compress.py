@@ -1,5 +1,7 @@
 """burnish compress: write a slimmer variant of a model."""
 
+import fnmatch
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +13,8 @@ from burnish.assemble import Origin, load_checked, write_artifact
 from burnish.cli.output import AsJson, Model, Moved, err, human_bytes, print_json, progress
 from burnish.compress.recipe import find_recipe
 from burnish.compress.walk import compress as compress_decoder
+from burnish.compress.walk import compressible
+from burnish.core.errors import BadSettings, nearest
 from burnish.models import llama2c
 from burnish.models.locate import locate
 from burnish.models.tensor_files import shards
@@ -37,11 +41,15 @@ def compress(
     model: Model,
     out: Annotated[Path, typer.Argument(help="A new folder for the result.")],
     recipe: Annotated[str, typer.Option(help="int8, int4, or int4 with a group size: int4-g32, -g64, -g128.")] = "int8",
+    float_activations: Annotated[
+        list[str] | None,
+        typer.Option(help="Layers whose inputs are not quantized, as 'layers.*.mlp.down_proj'; may be repeated."),
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Write a slimmer variant: a Hugging Face folder that other engines open too, with its manifest."""
     with progress(f"Compressing to {recipe}", quiet=json) as moved:
-        made = write_variant(locate(model), out, recipe, moved)
+        made = write_variant(locate(model), out, recipe, moved, float_activations=float_activations or ())
     if json:
         print_json(made)
     else:
@@ -53,13 +61,19 @@ def compress(
         )
 
 
-def write_variant(parent: Path, out: Path, recipe_name: str, moved: Moved) -> Compressed:
-    """Load, compress, write. Raises ``BadSettings`` for an unknown recipe or an output that exists."""
+def write_variant(
+    parent: Path, out: Path, recipe_name: str, moved: Moved, *, float_activations: Sequence[str] = ()
+) -> Compressed:
+    """Load, compress, write.
+
+    Raises ``BadSettings`` for an unknown recipe, an output that exists, or a pattern that no layer matches.
+    """
     recipe = find_recipe(recipe_name)
     refuse_used(out)
     loaded = load_checked(parent)
+    kept = _matching([name for name, _ in compressible(loaded.decoder)], float_activations)
     records = compress_decoder(loaded.decoder, recipe, progress=moved)
-    manifest = write_artifact(loaded, Origin(parent, recipe.name, records), out)
+    manifest = write_artifact(loaded, Origin(parent, recipe.name, records, kept), out)
     return Compressed(
         path=out,
         recipe=recipe.name,
@@ -69,6 +83,14 @@ def write_variant(parent: Path, out: Path, recipe_name: str, moved: Moved) -> Co
         bytes_after=model_bytes(out),
         worst_relative_error=max(record.relative_error for record in records),
     )
+
+
+def _matching(layers: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    """The layers any pattern matches, in their order."""
+    for pattern in patterns:
+        if not fnmatch.filter(layers, pattern):
+            raise BadSettings(f"no layer is called {pattern!r}", remedy=nearest(pattern, list(layers)))
+    return [name for name in layers if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def model_bytes(path: Path) -> int:

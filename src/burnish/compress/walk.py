@@ -8,14 +8,12 @@ from burnish.core.records import LayerRecord
 from burnish.models.decoder import Decoder
 from burnish.models.layers.linear import Linear
 
-OUTPUT_HEAD = "lm_head"  # stays dense, as the presets of compressed-tensors leave it: it costs most when rounded
-
 Progress = Callable[[int, int], None]
 """(layers done, layers in all)"""
 
 
 def compress(decoder: Decoder, recipe: Recipe, *, progress: Progress | None = None) -> list[LayerRecord]:
-    """Apply a recipe to every linear layer but the output head, in place, one layer at a time.
+    """Apply a recipe to every linear layer, in place, one layer at a time.
 
     The embedding stays dense, and with it a head tied to it. Raises ``BadSettings`` before anything is changed
     when a layer does not fit.
@@ -35,5 +33,4 @@ def compress(decoder: Decoder, recipe: Recipe, *, progress: Progress | None = No
 
 def compressible(decoder: Decoder) -> list[tuple[str, Linear]]:
     """The linear layers a recipe applies to, with their names."""
-    modules = decoder.named_modules()
-    return [(name, module) for name, module in modules if isinstance(module, Linear) and name != OUTPUT_HEAD]
+    return [(name, module) for name, module in decoder.named_modules() if isinstance(module, Linear)]

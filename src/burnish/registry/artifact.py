@@ -48,6 +48,7 @@ class Manifest:
     files: dict[str, str]  # file name -> sha256
     records: tuple[LayerRecord, ...]
     golden: Golden
+    float_activations: tuple[str, ...] = ()  # linear layers whose inputs are not quantized when they are computed
 
 
 _READER = TypeAdapter(Manifest)
@@ -62,8 +63,8 @@ def content_hash(model: Path) -> str:
 
 
 def content_stamp(model: Path) -> str:
-    """sha256 over the names, sizes, times and inodes of what ``content_hash`` reads: equal stamps, equal contents."""
-    files = [model] if model.is_file() else _content(model)
+    """sha256 over the names, sizes, times and inodes of a model's files: equal stamps, equal contents."""
+    files = [model] if model.is_file() else [*_content(model), *model.glob(MANIFEST)]
     stats = ((file, file.stat()) for file in files)
     lines = "".join(f"{file.resolve()} {s.st_size} {s.st_mtime_ns} {s.st_ino}\n" for file, s in stats)
     return hashlib.sha256(lines.encode()).hexdigest()
@@ -75,7 +76,14 @@ def _content(model: Path) -> list[Path]:
 
 
 def describe(
-    folder: Path, *, parent: Path, recipe: str, weights: str, records: Sequence[LayerRecord], golden: Golden
+    folder: Path,
+    *,
+    parent: Path,
+    recipe: str,
+    weights: str,
+    records: Sequence[LayerRecord],
+    golden: Golden,
+    float_activations: Sequence[str] = (),
 ) -> Manifest:
     """The manifest of the files that lie in ``folder`` now."""
     return Manifest(
@@ -88,6 +96,7 @@ def describe(
         files={path.name: _file_hash(path) for path in sorted(folder.iterdir()) if _is_listed(path)},
         records=tuple(records),
         golden=golden,
+        float_activations=tuple(float_activations),
     )
 
 

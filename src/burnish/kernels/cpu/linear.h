@@ -8,12 +8,19 @@
 namespace {
 
 constexpr int kRows = 6;         // activation rows that share a decoded weight
-constexpr int kRowChunk = 48;    // rows whose activations stay in the second-level cache
+constexpr int kMostRows = 384;   // of a chunk: rows whose activations stay in the second-level cache
+constexpr long kChunkBytes = 256 << 10;
 constexpr int kIntInputs = 2048; // inputs whose weights and activations stay in the first-level cache
 constexpr int kFloatInputs = 256;
 constexpr int kAhead = 2304;     // bytes of prefetch: found by measurement, docs/log.md
 
 using Sums = float[kPanel];  // accumulators of one row and panel
+
+// Rows of a chunk, whole groups of kRows: so many that a weight is read again as seldom as can be.
+inline int chunk_rows(long row_bytes) {
+    long rows = kChunkBytes / row_bytes / kRows * kRows;
+    return static_cast<int>(rows < 48 ? 48 : rows > kMostRows ? kMostRows : rows);
+}
 
 // --- layout ---------------------------------------------------------------------------------------------------------
 
@@ -255,9 +262,10 @@ void linear_int8(const Weight& w, const float* bias, const Blocks& acts, int row
     GroupLayout layout(w);
     long bytes = panel_bytes(w);
     int blocks = round_up(w.inputs, kBlock) / kBlock, step = kIntInputs / kBlock;
-    alignas(64) Sums sums[kRowChunk];
-    for (int chunk = 0; chunk < rows; chunk += kRowChunk) {
-        int count = rows - chunk < kRowChunk ? rows - chunk : kRowChunk;
+    int most = chunk_rows(w.inputs);
+    alignas(64) Sums sums[kMostRows];
+    for (int chunk = 0; chunk < rows; chunk += most) {
+        int count = rows - chunk < most ? rows - chunk : most;
         for (int panel = first; panel < last; ++panel) {
             std::memset(sums, 0, sizeof(Sums) * count);
             for (int begin = 0; begin < blocks; begin += step) {
@@ -290,9 +298,10 @@ void linear_float(const Weight& w, const float* bias, const float* source, int s
                   float* out, int stride, bool add_old) {
     bool is_integer = w.kind == Kind::int8 || w.kind == Kind::int4;
     long bytes = panel_bytes(w);
-    alignas(64) Sums sums[kRowChunk];
-    for (int chunk = 0; chunk < rows; chunk += kRowChunk) {
-        int count = rows - chunk < kRowChunk ? rows - chunk : kRowChunk;
+    int most = chunk_rows(4L * w.inputs);
+    alignas(64) Sums sums[kMostRows];
+    for (int chunk = 0; chunk < rows; chunk += most) {
+        int count = rows - chunk < most ? rows - chunk : most;
         for (int panel = first; panel < last; ++panel) {
             std::memset(sums, 0, sizeof(Sums) * count);
             int step = is_integer ? w.inputs : kFloatInputs;
