@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TextIO
+from typing import IO, Any, NamedTuple, Protocol
 
 Prompts = list[list[int]]
 
@@ -89,7 +89,7 @@ class Arrivals:
             times.append(now)
 
 
-def write_order(pipe: TextIO, order: Load | Generate) -> None:
+def write_order(pipe: IO[str], order: Load | Generate) -> None:
     """Send an order."""
     word = "load" if isinstance(order, Load) else "generate"
     pipe.write(json.dumps({word: asdict(order)}) + "\n")
