@@ -77,7 +77,7 @@ def _arguments(weight_format: IntegerFormat) -> dict[str, Any]:
     return {
         "num_bits": weight_format.bits,
         "type": "int",
-        "symmetric": True,
+        "symmetric": not weight_format.asymmetric,
         "strategy": "channel" if weight_format.group_size is None else "group",
         "group_size": weight_format.group_size,
         "dynamic": False,

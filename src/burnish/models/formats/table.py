@@ -8,9 +8,9 @@ from burnish.models.formats.integer import IntegerFormat
 _ALL: tuple[WeightFormat, ...] = (
     DENSE,
     IntegerFormat("int8", 8, None),
-    IntegerFormat("int4-g128", 4, 128),
-    IntegerFormat("int4-g64", 4, 64),
-    IntegerFormat("int4-g32", 4, 32),
+    *(IntegerFormat(f"int8-g{size}", 8, size) for size in (128, 64, 32)),
+    *(IntegerFormat(f"int4-g{size}", 4, size) for size in (128, 64, 32)),
+    *(IntegerFormat(f"int4-g{size}-asym", 4, size, asymmetric=True) for size in (128, 64, 32)),
 )
 FORMATS = {weight_format.name: weight_format for weight_format in _ALL}
 
