@@ -20,7 +20,7 @@ def integer(name: str) -> IntegerFormat:
     return found
 
 
-INTEGERS = [integer(name) for name in FORMATS if name != "dense"]
+INTEGERS = [integer(name) for name in FORMATS if name != "dense" and not name.endswith("asym")]
 STATS = LayerStats("layers.0.attn.q_proj")
 
 

@@ -59,15 +59,21 @@ def test_packing_keeps_every_code_and_scale(weight_format: IntegerFormat, output
     limits = (weight_format.lowest, weight_format.highest + 1)
     codes = torch.randint(*limits, (outputs, inputs), dtype=torch.int8, generator=generator)
     scales = torch.rand(outputs, weight_format.num_groups(inputs), generator=generator)
-    packed = weight_format.pack(Quantized(codes, scales))
+    zeros = (
+        torch.randint(0, 16, scales.shape, dtype=torch.int8, generator=generator) if weight_format.asymmetric else None
+    )
+    packed = weight_format.pack(Quantized(codes, scales, zeros))
     layout = weight_format.layout(outputs, inputs)
     assert {k: (tuple(t.shape), t.dtype) for k, t in packed.items()} == {k: tuple(v) for k, v in layout.items()}
     restored = weight_format.restore(packed)
     assert torch.equal(restored.codes, codes)
     assert torch.equal(restored.scales, scales)
+    assert zeros is None or (restored.zeros is not None and torch.equal(restored.zeros, zeros))
     unpacked = weight_format.unpack(packed)
     for o, i in ((0, 0), (outputs - 1, inputs - 1)):
-        assert unpacked[o, i] == codes[o, i].float() * scales[o, i * scales.shape[1] // inputs]
+        group = i * scales.shape[1] // inputs
+        zero = 0 if zeros is None else int(zeros[o, group])
+        assert unpacked[o, i] == float(int(codes[o, i]) - zero) * scales[o, group]
 
 
 @given(st.integers(1, 4), st.integers(1, 9), st.integers(0, 2**31))

@@ -134,7 +134,7 @@ class IntegerFormat:
 
 
 def _join(codes: Tensor, lowest: int) -> Tensor:
-    """Codes (O, I) as words (O, I / 8, rounded up), the first code in the lowest bits; the last is filled with zeros."""
+    """Codes (O, I) as words (O, I / 8, rounded up), the first code in the lowest bits; the last is filled up."""
     raised = torch.nn.functional.pad(codes.to(torch.int32) - lowest, (0, -codes.shape[1] % PER_WORD))
     shifts = torch.arange(0, 32, 4, dtype=torch.int32)
     joined = raised.view(codes.shape[0], -1, PER_WORD) << shifts
