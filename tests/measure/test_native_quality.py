@@ -1,0 +1,38 @@
+"""What the kernels compute is what the reference computes: perplexity of the built-in model, as served and in torch."""
+
+import math
+
+import numpy as np
+import pytest
+
+from burnish.compress.recipe import find_recipe
+from burnish.compress.walk import compress
+from burnish.engine.score import Scorer
+from burnish.measure.quality import QualityConfig, prepare, token_losses
+from burnish.models.checkpoint import load_decoder
+from burnish.models.locate import held_out_text, locate
+from burnish.models.tokenizer import load_tokenizer
+from burnish.plan.lower import lower
+from tests.tiny import tiny_decoder
+
+CONFIG = QualityConfig(max_tokens=6000)
+
+
+@pytest.mark.parametrize("recipe", [None, "int8", "int4"])
+def test_perplexity_is_that_of_the_reference(recipe: str | None) -> None:
+    """Within 0.1 %, though the kernels quantize activations and store keys in half precision."""
+    path = locate("builtin")
+    decoder = load_decoder(path).decoder
+    if recipe is not None:
+        compress(decoder, find_recipe(recipe))
+    passage = prepare(held_out_text().read_text(encoding="utf-8"), load_tokenizer(path), decoder.config, CONFIG)
+    served, reference = token_losses(lower(decoder), passage), token_losses(decoder, passage)
+    assert abs(math.expm1(served.mean() - reference.mean())) < 0.001
+    assert not (served == reference).all(), "two ways, not one"
+
+
+def test_a_scorer_gives_the_rows_asked_for() -> None:
+    scorer = Scorer(lower(tiny_decoder()), 40, threads=1)
+    tokens = np.arange(7, 47, dtype=np.int32)
+    some, every = (scorer(tokens, np.array(rows, np.int32)) for rows in ([3, 39], range(40)))
+    assert np.array_equal(some, every[[3, 39]])
