@@ -27,7 +27,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 bench: $(READY)
-	$(BIN)/burnish bench engine builtin
+	$(BIN)/python -m benchmarks.run
 
 docs: $(READY)
 	$(BIN)/python scripts/write_docs.py

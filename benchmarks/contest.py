@@ -26,6 +26,11 @@ class Turn(NamedTuple):
     round: int
 
 
+class _Run(NamedTuple):
+    tokens_per_s: float
+    cores_of_others: float
+
+
 def turns(lines: Sequence[Line], workloads: Sequence[Workload], rounds: int, *, all_fit: bool) -> Iterator[Turn]:
     """A B A B for every workload; if not all fit in memory at once, a loaded peer runs each workload once."""
     if all_fit:
@@ -42,7 +47,6 @@ class Contest:
         self._source = random.Random(seed)
         self._loaded: dict[Line, Worker] = {}
         self._models: dict[Line, str] = {}
-        self.cores_of_others: list[float] = []
         self.found = {
             line: Measured(shape=shape.name, format=line.format, peer=line.peer, variant=line.variant, label=line.label)
             for line in lines
@@ -70,26 +74,28 @@ class Contest:
     def _take(self, turn: Turn) -> None:
         found = self.found[turn.line]
         try:
-            rate = self._measure(self._worker(turn.line), turn)
+            run = self._measure(self._worker(turn.line), turn)
         except Unavailable as reason:
             found.reason = str(reason)
             if turn.line in self._loaded:
                 self._loaded.pop(turn.line).close()
             tell(f"{self._shape.name} {turn.line.label}: {reason}")
             return
-        found.runs.setdefault(turn.workload.name, []).append(rate)
-        tell(f"{self._shape.name} {turn.workload.name} round {turn.round + 1} {turn.line.label}: {rate:.1f} tokens/s")
+        found.runs.setdefault(turn.workload.name, []).append(run.tokens_per_s)
+        found.others.setdefault(turn.workload.name, []).append(run.cores_of_others)
+        what = f"{self._shape.name} {turn.workload.name} round {turn.round + 1} {turn.line.label}"
+        tell(f"{what}: {run.tokens_per_s:.1f} tokens/s, others used {run.cores_of_others:.2f} cores")
 
-    def _measure(self, worker: Worker, turn: Turn) -> float:
+    def _measure(self, worker: Worker, turn: Turn) -> _Run:
         asked = order(turn.workload, self._vocab_size, self._source)
         worker.generate(Generate(prompts=[prompt[:8] for prompt in asked.prompts], new_tokens=2))  # awake again
         asked = order(turn.workload, self._vocab_size, self._source)
         before, own_before = clock(), worker.cpu_s() + process_cpu_s("self")
         told = worker.generate(asked)
         after, own_after = clock(), worker.cpu_s() + process_cpu_s("self")
-        self.cores_of_others.append(cores_of_others(before, after, own_after - own_before))
         self.found[turn.line].peak_rss_bytes = told.peak_rss_bytes
-        return tokens_per_s(turn.workload, told.token_s)
+        others = cores_of_others(before, after, own_after - own_before)
+        return _Run(tokens_per_s(turn.workload, told.token_s), others)
 
     def _worker(self, line: Line) -> Worker:
         """The line's worker, loaded in place of those not asked for longest when memory demands it."""

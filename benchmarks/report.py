@@ -7,7 +7,8 @@ from benchmarks.peers import FORMATS, OURS, SHAPES
 from benchmarks.results import Measured, Results, Spread
 from benchmarks.workloads import WORKLOADS
 
-QUIET_CORES = 0.1  # others' use of the machine above which figures are doubtful
+QUIET_CORES = 0.1  # others' use of the machine above which a run is disturbed
+DISTURBED_SHARE = 0.1  # of runs: more make the figures doubtful
 REFERENCE = "llama_cpp"
 
 
@@ -40,20 +41,34 @@ def memory_share(line: Measured, bandwidth: float | None) -> float | None:
 
 
 def _head(results: Results) -> str:
-    machine, others = results.machine, results.cores_of_others
-    busy = f"{median(others):.2f} cores in the median turn, {max(others):.2f} at most" if others else "not known"
-    verdict = "" if not others or median(others) < QUIET_CORES else " **The machine was loaded: measure again.**"
+    machine = results.machine
     return f"""# burnish and its peers on a CPU
 
 Written by `make bench`: {results.date}, commit {results.commit}. {machine["cpu"]}, {machine["num_cores"]} cores,
 {machine["memory_bytes"] / 2**30:.0f} GiB, {" ".join(machine["features"])}; {results.threads} threads.
-Random weights (speed does not depend on their values), distinct random prompts, prefix caches off, greedy. Peers in
-turn, {results.rounds} rounds; the others are stopped while one computes. Medians, in brackets the least and the most.
+Random weights but for the built-in model (speed does not depend on their values), distinct random prompts, prefix
+caches off, greedy. Peers in turn, {rounds_text(results.rounds)}, all but one stopped. Medians; in brackets the least
+and the most.
 
 Memory read: {_bandwidth(results)}.
-Other processes used {busy}.{verdict}
+{_weather(results.cores_of_others)}
 Versions: {", ".join(f"{name} {version}" for name, version in results.versions.items())}.
 """
+
+
+def _weather(others: Sequence[float]) -> str:
+    """Whether others used the machine."""
+    if not others:
+        return "Nothing was measured."
+    disturbed = sum(cores > QUIET_CORES for cores in others)
+    text = f"Other processes used more than {QUIET_CORES} cores during {disturbed} of {len(others)} runs"
+    verdict = " **The machine was loaded: measure again.**" if disturbed > DISTURBED_SHARE * len(others) else ""
+    return f"{text}, {median(others):.2f} in the median.{verdict}"
+
+
+def rounds_text(count: int) -> str:
+    """As in "5 rounds"."""
+    return f"{count} round{'s' * (count != 1)}"
 
 
 def _bandwidth(results: Results) -> str:

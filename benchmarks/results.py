@@ -29,6 +29,7 @@ class Measured:
     peak_rss_bytes: int | None = None
     read_bytes: int | None = None  # weights that one decoded token reads
     runs: dict[str, list[float]] = field(default_factory=dict)  # workload -> tokens per second of each round
+    others: dict[str, list[float]] = field(default_factory=dict)  # cores that other processes used meanwhile
 
     def spread(self, workload: str) -> Spread | None:
         """Of one workload; None when it was never run."""
@@ -59,7 +60,6 @@ class Results:
     rounds: int
     bandwidth_before: dict[str, float]  # threads -> bytes per second
     bandwidth_after: dict[str, float]
-    cores_of_others: list[float]  # per turn, on average
     parameters: dict[str, int]  # shape -> weights that one decoded token reads
     versions: dict[str, str]
     lines: list[Measured]
@@ -71,6 +71,11 @@ class Results:
         """The best that all threads reached, before or after."""
         known = [found[str(self.threads)] for found in (self.bandwidth_before, self.bandwidth_after) if found]
         return max(known) if known else None
+
+    @property
+    def cores_of_others(self) -> list[float]:
+        """What other processes used during each run, in no order."""
+        return [cores for line in self.lines for each in line.others.values() for cores in each]
 
     def write(self, path: Path) -> None:
         """Write JSON."""

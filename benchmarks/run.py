@@ -51,7 +51,6 @@ def measure(asked: argparse.Namespace) -> Results:
         rounds=asked.rounds,
         bandwidth_before=_named(read_bandwidth(threads)),
         bandwidth_after={},
-        cores_of_others=[],
         parameters={shape.name: _parameters(shape) for shape in asked.shapes},
         versions=_versions(asked.only),
         lines=[],
@@ -82,7 +81,6 @@ def write(results: Results, out: Path) -> None:
 def _compete(results: Results, shape: Shape, lines: list[Line], asked: argparse.Namespace, *, seed: int) -> None:
     contest = Contest(shape, lines, vocab_size=_config(shape)["vocab_size"], threads=asked.threads, seed=seed)
     results.lines.extend(contest.run(asked.workloads, asked.rounds))
-    results.cores_of_others.extend(contest.cores_of_others)
 
 
 def _with_start(results: Results, asked: argparse.Namespace) -> Results:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from benchmarks.peers import FORMATS, NOMINAL_BITS, OURS, SHAPES
-from benchmarks.report import group
+from benchmarks.report import group, rounds_text
 from benchmarks.results import Measured, Results, read
 from benchmarks.workloads import WORKLOADS, Workload
 
@@ -63,7 +63,7 @@ def draw(results: Results) -> Figure:
         right=1 - 0.15 / size[0],
         top=1 - 1.15 / size[1],
         bottom=0.3 / size[1],
-        wspace=0.08,
+        wspace=0.14,
         hspace=0.16,
     )
     for number, (shape, row) in enumerate(zip(shapes, rows, strict=True)):
@@ -111,7 +111,8 @@ def _panel(axes: Any, row: Sequence[Bar], workload: Workload, drawn: Sequence[Li
         axes.plot([spread.min, spread.max], [bar.y, bar.y], color=INK, linewidth=1, alpha=0.55, solid_capstyle="butt")
         weight = "bold" if ours else "normal"
         text = f"{spread.median:,.0f}" if spread.median >= 100 else f"{spread.median:.1f}"
-        axes.text(spread.max + most * 0.02, bar.y, text, va="center", color=INK, fontsize=8, fontweight=weight)
+        place, behind = (spread.max + most * 0.02, bar.y), {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+        axes.text(*place, text, va="center", color=INK, fontsize=8, fontweight=weight, bbox=behind, zorder=5)
     for limit in drawn:
         axes.plot([limit.rate] * 2, [limit.top, limit.bottom], color=LIMIT_COLOUR, linewidth=1.6)
     axes.set_xlim(0, most * 1.2)
@@ -137,7 +138,8 @@ def _heading(figure: Figure, results: Results, size: tuple[float, float]) -> Non
     left = 0.25 / size[0]
     figure.text(left, 1 - 0.38 / size[1], "Tokens per second on a CPU", fontsize=15, fontweight="bold", color=INK)
     machine = results.machine
-    about = f"{machine['cpu']}, {results.threads} threads, {results.date}; medians of {results.rounds} rounds in turn"
+    how = f"peers in turn, medians of {rounds_text(results.rounds)}"
+    about = f"{machine['cpu']}, {results.threads} threads, {results.date}; {how}"
     figure.text(left, 1 - 0.66 / size[1], about, fontsize=9, color=FAINT)
     if results.bandwidth is not None:
         text = f"what memory allows: every weight read once a token at {results.bandwidth / 1e9:.1f} GB/s"
