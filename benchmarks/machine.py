@@ -11,6 +11,7 @@ from benchmarks.peers import ROOT
 from benchmarks.worker import TICKS_PER_S
 
 SOURCE = ROOT / "read_bandwidth.c"
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 def read_bandwidth(threads: tuple[int, ...]) -> dict[int, float]:
@@ -26,6 +27,12 @@ def read_bandwidth(threads: tuple[int, ...]) -> dict[int, float]:
 
 def _measure(program: str, threads: int) -> float:
     return float(subprocess.run([program, str(threads)], check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def cache_bytes() -> int:
+    """Size of the largest cache of the first core; 0 when the system does not tell."""
+    sizes = [path.read_text(encoding="ascii").strip() for path in CACHES.glob("index*/size")]
+    return max((int(size.removesuffix("K")) * 1024 for size in sizes), default=0)
 
 
 class Clock(NamedTuple):

@@ -32,10 +32,13 @@ def ratio(lines: Sequence[Measured], workload: str, against: Sequence[str] | Non
     return ours[0].median / max(theirs) if ours and ours[0] is not None and theirs else None
 
 
-def memory_share(line: Measured, bandwidth: float | None) -> float | None:
-    """Bytes of weights that decoding alone reads per second, over what the machine can read."""
-    found = line.spread("decode-1")
-    if found is None or bandwidth is None or line.read_bytes is None:
+def memory_share(line: Measured, results: Results) -> float | None:
+    """Bytes of weights that decoding alone reads per second, over what the machine can read.
+
+    None where that is not known, or where the weights fit the processor's cache.
+    """
+    found, bandwidth = line.spread("decode-1"), results.bandwidth
+    if found is None or bandwidth is None or line.read_bytes is None or line.read_bytes <= results.cache_bytes:
         return None
     return found.median * line.read_bytes / bandwidth
 
@@ -88,7 +91,7 @@ def _ratio_table(results: Results) -> str:
             ratios = [ratio(lines, work.name) for work in WORKLOADS]
             if any(one is not None for one in ratios):
                 decode = ratio(lines, "decode-1", [REFERENCE])
-                shares = [memory_share(line, results.bandwidth) for line in lines if line.peer == OURS]
+                shares = [memory_share(line, results) for line in lines if line.peer == OURS]
                 share = f"{shares[0]:.0%}" if shares and shares[0] is not None else "-"
                 rows.append([f"{shape.title} {weights}", *map(_times, ratios), _times(decode), share])
     titles = [work.title for work in WORKLOADS]
@@ -98,7 +101,7 @@ def _ratio_table(results: Results) -> str:
 
 def _shape_table(results: Results, shape: str, title: str) -> str:
     rows = [
-        _row(line, best, results.bandwidth)
+        _row(line, best, results)
         for weights in FORMATS
         for lines in [group(results, shape, weights)]
         for best in [_best(lines)]
@@ -115,11 +118,11 @@ def _best(lines: Iterable[Measured]) -> dict[str, float]:
     return {name: max(found) for name, found in medians.items() if found}
 
 
-def _row(line: Measured, best: dict[str, float], bandwidth: float | None) -> list[str]:
+def _row(line: Measured, best: dict[str, float], results: Results) -> list[str]:
     label = f"**{line.label}**" if line.peer == OURS else line.label
     label = label if line.reason is None else f"{label}: {line.reason[:160].replace('|', '/')}"
     spreads = [(line.spread(work.name), best.get(work.name)) for work in WORKLOADS]
-    share = memory_share(line, bandwidth)
+    share = memory_share(line, results)
     return [
         label,
         *(_figure(spread, spread is not None and spread.median == top) for spread, top in spreads),

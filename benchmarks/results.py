@@ -60,6 +60,7 @@ class Results:
     rounds: int
     bandwidth_before: dict[str, float]  # threads -> bytes per second
     bandwidth_after: dict[str, float]
+    cache_bytes: int  # of the processor: a model that fits it is not bound by memory
     parameters: dict[str, int]  # shape -> weights that one decoded token reads
     versions: dict[str, str]
     lines: list[Measured]

@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.contest import Contest
 from benchmarks.environments import Unavailable, python, run, tell
-from benchmarks.machine import read_bandwidth
+from benchmarks.machine import cache_bytes, read_bandwidth
 from benchmarks.peers import FORMATS, LINES, OURS, PEERS, ROOT, SHAPES, Format, Line, Shape
 from benchmarks.report import page
 from benchmarks.results import Results
@@ -51,6 +51,7 @@ def measure(asked: argparse.Namespace) -> Results:
         rounds=asked.rounds,
         bandwidth_before=_named(read_bandwidth(threads)),
         bandwidth_after={},
+        cache_bytes=cache_bytes(),
         parameters={shape.name: _parameters(shape) for shape in asked.shapes},
         versions=_versions(asked.only),
         lines=[],

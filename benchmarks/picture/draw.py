@@ -91,13 +91,14 @@ def bars(results: Results, shape: str) -> list[Bar]:
 
 
 def limits(results: Results, row: Sequence[Bar]) -> list[Limit]:
-    """What reading every weight once per token allows, at the nominal bits of each format."""
+    """What reading every weight once per token allows, at the nominal bits of each format; none in cache."""
     found = []
     for weights in FORMATS:
         places = [bar.y for bar in row if bar.line.format == weights]
         if places and results.bandwidth is not None:
             read_bytes = results.parameters[row[0].line.shape] * NOMINAL_BITS[weights] / 8
-            found.append(Limit(results.bandwidth / read_bytes, min(places) - 0.5, max(places) + 0.5))
+            if read_bytes > results.cache_bytes:
+                found.append(Limit(results.bandwidth / read_bytes, min(places) - 0.5, max(places) + 0.5))
     return found
 
 

@@ -28,6 +28,7 @@ def results() -> Results:
         rounds=3,
         bandwidth_before={"1": 15e9, "2": 20e9},
         bandwidth_after={"1": 15e9, "2": 25e9},
+        cache_bytes=10**7,
         parameters={"143m": 10**8},
         versions={"llama-cpp-python": "1.0"},
         lines=[
@@ -50,9 +51,10 @@ def test_ratios_are_of_medians_to_the_best_other(results: Results) -> None:
 
 def test_the_share_of_memory_is_of_the_best_bandwidth(results: Results) -> None:
     assert results.bandwidth == 25e9
-    assert memory_share(results.lines[0], results.bandwidth) == 150 * 1e8 / 25e9
-    assert memory_share(results.lines[0], None) is None
-    assert memory_share(results.lines[1], results.bandwidth) is None
+    assert memory_share(results.lines[0], results) == 150 * 1e8 / 25e9
+    assert memory_share(results.lines[1], results) is None
+    assert memory_share(results.lines[0], replace(results, cache_bytes=10**8)) is None
+    assert memory_share(results.lines[0], replace(results, bandwidth_before={}, bandwidth_after={})) is None
 
 
 def test_the_page_tells_figures_ratios_and_reasons(results: Results) -> None:
