@@ -231,11 +231,10 @@ def weights(**changes: Any) -> dict[str, Any]:
 
 
 def test_reading_the_words_of_others() -> None:
-    names = [f.name for f in read_assignment(config(), NAMES).values()]
-    assert names == ["int4-g128", "int4-g128", "dense"]
-    names = [f.name for f in read_assignment(config(ignore=["re:.*self_attn.*"]), NAMES).values()]
-    assert names == ["dense", "int4-g128", "int4-g128"]
-    assert read_assignment(weights(group_size=64, actorder="static"), NAMES)["lm_head"].name == "dense"
+    four, dense = get("int4-g128"), get("dense")
+    assert list(read_assignment(config(), NAMES).values()) == [four, four, dense]
+    assert list(read_assignment(config(ignore=["re:.*self_attn.*"]), NAMES).values()) == [dense, four, four]
+    assert read_assignment(weights(group_size=64, actorder="static"), NAMES)["lm_head"] == dense
 
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
@@ -250,18 +249,30 @@ def test_what_is_written_reads_back(name: str) -> None:
 @pytest.mark.parametrize(
     ("quantization", "words"),
     [
-        ({"quant_method": "gptq"}, "'gptq' is not supported"),
+        ({"quant_method": "bitsandbytes"}, "'bitsandbytes' is not supported. Known: compressed-tensors, gptq, awq"),
+        ({"quant_method": "gptq", "bits": 3, "group_size": 128}, "GPTQ weights of 3 bits"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 0}, "in groups of 0"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128, "checkpoint_format": "marlin"}, "'marlin'"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128, "dynamic": {"-:.*": {}}}, "'dynamic'"),
+        ({"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemv"}, "'gemv' are not supported"),
+        ({"quant_method": "awq", "bits": 8, "group_size": 128}, "AWQ weights of 8 bits"),
         (3, "'3' is not supported"),
         (config(config_groups=None), "config_groups"),
         (config(ignore="lm_head"), "ignore is no list"),
         (config(ignore=["re:("]), "pattern"),
         (config(kv_cache_scheme={"num_bits": 8}), "kv_cache_scheme is not supported"),
         (config(format="marlin-24"), "'marlin-24'"),
-        (weights(num_bits=8, symmetric=False), "'symmetric': False"),
         (weights(num_bits=3), "'num_bits': 3"),
-        (weights(actorder="group"), "'actorder': 'group'"),
-        (weights(group_size=99), "Known: dense, int4-g128"),
-        (config(config_groups={"g": {"input_activations": {"num_bits": 8}}}), "activations are not supported"),
+        (weights(type="float"), "'type': 'float'"),
+        (weights(strategy="block"), "'strategy': 'block'"),
+        (weights(group_size=-2), "'group_size': -2"),
+        (weights(strategy="tensor", group_size=None), "'strategy': 'tensor'"),  # packed by no tool
+        (config(config_groups={"g": {"input_activations": {"num_bits": 8}}}), "activations are supported as dynamic"),
+        (
+            config(config_groups={"g": {"input_activations": {"num_bits": 8, "type": "float", "dynamic": True}}}),
+            "dynam",
+        ),
+        (config(config_groups={"g": {"output_activations": {"num_bits": 8, "dynamic": True}}}), "inputs only"),
     ],
 )
 def test_schemes_we_do_not_have_are_one_clear_line(quantization: Any, words: str) -> None:

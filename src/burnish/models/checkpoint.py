@@ -17,12 +17,16 @@ from burnish.core.errors import BadCheckpoint, NotFound
 from burnish.models import llama2c
 from burnish.models.decoder import Decoder
 from burnish.models.families import FAMILIES, Family, find_family, read_config, write_config
+from burnish.models.foreign_weights import Conversions, ForeignLayer, load_foreign, refuse_fused, stored_targets
+from burnish.models.formats import awq, gptq
+from burnish.models.formats.base import WeightFormat
+from burnish.models.formats.foreign import Foreign
 from burnish.models.formats.quantization_config import read_assignment, write_quantization
 from burnish.models.formats.table import get
 from burnish.models.layers.linear import Linear
 from burnish.models.raw_config import read_json
 from burnish.models.tensor_files import INDEX, Stored, TensorFolder, same_kind, write_tensors
-from burnish.models.tensor_names import Target, find_tensor, is_constant, linears, targets
+from burnish.models.tensor_names import LinearName, Target, find_tensor, is_constant, linears, targets
 
 CONFIG = "config.json"
 HEAD = "lm_head.weight"
@@ -50,13 +54,19 @@ def load_decoder(path: Path) -> Loaded:
         return _load_llama2c(file)
     raw = raw_config(path)
     family, decoder = find_family(raw), empty_decoder(raw)
+    foreign, conversions = _foreign_layers(decoder, family, raw), Conversions()
     with TensorFolder(path) as folder:
-        wanted, names = targets(decoder, family), _full_names(folder.tensors, family)
+        names = _full_names(folder.tensors, family)
+        wanted = stored_targets(foreign, targets(decoder, family))
         _check(wanted, {name: folder.tensors[stored] for name, stored in names.items()}, decoder)
         for name, target in wanted.items():
-            _place(decoder, target, folder.read(names[name]))
+            if target.ours:
+                _place(decoder, target, folder.read(names[name]))
+        for layer in foreign:
+            conversions.add(load_foreign(layer, lambda name: folder.read(names[name]) if name in names else None))
         if HEAD in names and HEAD not in wanted:
             _check_tied(folder.read(names[HEAD]), decoder)
+    conversions.report(str(path))
     return _loaded(decoder, family.model_type, raw)
 
 
@@ -65,7 +75,16 @@ def raw_config(path: Path) -> dict[str, Any]:
     file = llama2c.find(path)
     if file is None and not path.is_dir():
         raise NotFound(f"model folder {str(path)!r} does not exist", remedy="Check the path")
-    return read_json(path / CONFIG) if file is None else llama2c.read(file).raw_config
+    return _read_folder_config(path) if file is None else llama2c.read(file).raw_config
+
+
+def _read_folder_config(path: Path) -> dict[str, Any]:
+    """config.json, with the settings older GPTQ and AWQ folders keep in a file of their own."""
+    raw = read_json(path / CONFIG)
+    for method, name in ((gptq.METHOD, gptq.FILE), (awq.METHOD, awq.FILE)):
+        if raw.get("quantization_config") is None and (path / name).is_file():
+            raw["quantization_config"] = {"quant_method": method} | read_json(path / name)
+    return raw
 
 
 def empty_decoder(raw: Mapping[str, Any]) -> Decoder:
@@ -73,14 +92,32 @@ def empty_decoder(raw: Mapping[str, Any]) -> Decoder:
     config = read_config(raw)
     with torch.device("meta"):
         decoder = Decoder(config)
-        names = linears(decoder, find_family(raw))
-        quantization = raw.get("quantization_config")
-        if quantization is not None:
-            assignment = read_assignment(quantization, [name.theirs for name in names])
-            for name, layer in names:
-                layout = assignment[name].layout(layer.out_features, layer.in_features)
-                layer.store(assignment[name], {k: torch.empty(s.shape, dtype=s.dtype) for k, s in layout.items()})
+        for (_, layer), stored in _assigned(decoder, find_family(raw), raw):
+            weight_format = stored.becomes(layer.in_features) if isinstance(stored, Foreign) else stored
+            layout = weight_format.layout(layer.out_features, layer.in_features)
+            layer.store(weight_format, {k: torch.empty(s.shape, dtype=s.dtype) for k, s in layout.items()})
     return decoder.eval().requires_grad_(False)
+
+
+class _Assigned(NamedTuple):
+    name: LinearName
+    stored: WeightFormat | Foreign
+
+
+def _assigned(decoder: Decoder, family: Family, raw: Mapping[str, Any]) -> list[_Assigned]:
+    """How the configuration says each linear layer is stored; nothing when it does not speak of it."""
+    quantization, names = raw.get("quantization_config"), linears(decoder, family)
+    if quantization is None:
+        return []
+    assignment = read_assignment(quantization, [name.theirs for name in names])
+    return [_Assigned(name, assignment[name.theirs]) for name in names]
+
+
+def _foreign_layers(decoder: Decoder, family: Family, raw: Mapping[str, Any]) -> list[ForeignLayer]:
+    assigned = _assigned(decoder, family, raw)
+    found = [ForeignLayer(*name, stored) for name, stored in assigned if isinstance(stored, Foreign)]
+    refuse_fused(family, found)
+    return found
 
 
 def main_format(decoder: Decoder) -> str:
@@ -105,7 +142,7 @@ def _full_names(stored: Mapping[str, Stored], family: Family) -> dict[str, str]:
 def _check(wanted: Mapping[str, Target], stored: Mapping[str, Stored], decoder: Decoder) -> None:
     """Raise one ``BadCheckpoint`` that lists every fault of the tensors' names, shapes and types."""
     optional = () if decoder.config.tied_embeddings is False else (HEAD,)
-    faults = [f"missing {name}" for name in wanted if name not in stored]
+    faults = [f"missing {name}" for name, target in wanted.items() if name not in stored and not target.optional]
     for name, (shape, dtype) in stored.items():
         if name not in wanted:
             if not is_constant(name) and name not in optional:

@@ -69,6 +69,9 @@ def shards(folder: Path) -> list[Path]:
     """The files that hold a folder's tensors. Raises ``NotFound``, or ``BadCheckpoint`` for a broken index."""
     if not (folder / INDEX).is_file():
         if not (folder / SINGLE).is_file():
+            alone = sorted(folder.glob("*.safetensors"))
+            if len(alone) == 1:  # tools of GPTQ and AWQ name the file after its settings
+                return alone
             others = sorted(path.name for path in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt*"))
             known = f"; found {', '.join(others[:4])}" if others else ""
             raise NotFound(

@@ -23,6 +23,7 @@ class Target(NamedTuple):
     shape: tuple[int, ...]  # in the checkpoint
     dtype: torch.dtype  # a floating type stands for any
     transposed: bool
+    optional: bool = False
 
 
 class LinearName(NamedTuple):

@@ -22,7 +22,7 @@ from burnish.registry.golden import Golden
 MANIFEST = "burnish.json"
 SCHEMA = 1
 _TOOLS = ("burnish", "torch", "numpy", "safetensors")
-_CONTENT = ("config.json", "*.safetensors", "*.safetensors.index.json", "*.bin")
+_CONTENT = ("config.json", "quant*_config.json", "*.safetensors", "*.safetensors.index.json", "*.bin", "*.gguf")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,15 +1,19 @@
-"""The ``quantization_config`` of compressed-tensors: which module is stored in which format.
+"""The ``quantization_config`` of a checkpoint: which module is stored in which format.
 
-Source: compressed-tensors, quantization/quant_config.py and quant_args.py (version 0.20).
+burnish writes that of compressed-tensors (quantization/quant_config.py and quant_args.py, version 0.20), and reads
+those of GPTQ and AWQ too.
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, NamedTuple, cast
 
 from burnish.core.errors import BadCheckpoint
+from burnish.models.formats import awq, gptq
 from burnish.models.formats.base import WeightFormat
+from burnish.models.formats.compressed_tensors import CompressedTensors
 from burnish.models.formats.dense import DENSE
+from burnish.models.formats.foreign import Foreign
 from burnish.models.formats.integer import IntegerFormat
 from burnish.models.formats.table import FORMATS
 
@@ -20,14 +24,19 @@ Assignment = Mapping[str, WeightFormat]  # module name in the checkpoint -> its 
 
 class _Group(NamedTuple):
     targets: tuple[str, ...]
-    weight_format: WeightFormat
+    stored: WeightFormat | Foreign
 
 
-def read_assignment(quantization: Any, modules: Iterable[str]) -> dict[str, WeightFormat]:
-    """Format of each linear module. Raises ``BadCheckpoint`` for a scheme burnish does not have."""
-    if not isinstance(quantization, dict) or quantization.get("quant_method") != METHOD:
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
-        raise BadCheckpoint(f"quantization method {str(method)[:80]!r} is not supported", remedy=f"Only {METHOD!r} is")
+def read_assignment(quantization: Any, modules: Iterable[str]) -> dict[str, WeightFormat | Foreign]:
+    """How each linear module is stored. Raises ``BadCheckpoint`` for a scheme burnish does not read."""
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+    if not isinstance(quantization, dict) or method not in _READERS:
+        known = ", ".join(_READERS)
+        raise BadCheckpoint(f"quantization method {str(method)[:80]!r} is not supported", remedy=f"Known: {known}")
+    return _READERS[method](quantization, modules)
+
+
+def _read_compressed(quantization: Mapping[str, Any], modules: Iterable[str]) -> dict[str, WeightFormat | Foreign]:
     for key in ("kv_cache_scheme", "transform_config", "sparsity_config"):
         if quantization.get(key):
             raise BadCheckpoint(f"quantization_config: {key} is not supported", remedy="Compress it again without")
@@ -39,28 +48,74 @@ def read_assignment(quantization: Any, modules: Iterable[str]) -> dict[str, Weig
     return {name: DENSE if _matches(name, ignored) else _find(name, read) for name in modules}
 
 
+_READERS: dict[str, Callable[[Mapping[str, Any], Iterable[str]], dict[str, WeightFormat | Foreign]]] = {
+    METHOD: _read_compressed,
+    gptq.METHOD: gptq.read_gptq,
+    awq.METHOD: awq.read_awq,
+}
+
+
 def _read_group(group: Mapping[str, Any], default_layout: object) -> _Group:
-    if group.get("input_activations") or group.get("output_activations"):
-        raise BadCheckpoint("quantization_config: quantized activations are not supported", remedy="Weights only")
-    layout = group.get("format") or default_layout
-    weights = group.get("weights")
-    for weight_format in FORMATS.values():
-        if isinstance(weight_format, IntegerFormat) and isinstance(weights, dict):
-            same_layout = layout in (_layout(weight_format), "compressed", "mixed-precision")
-            if same_layout and _agrees(weights, weight_format):
-                return _Group(_patterns(group.get("targets") or [], "targets"), weight_format)
+    if not _are_rounded_natively(group.get("input_activations")) or group.get("output_activations"):
+        raise BadCheckpoint(
+            "quantization_config: activations are supported as dynamic 8-bit integers of the inputs only",
+            remedy="Compress the weights only",
+        )
+    layout, weights = group.get("format") or default_layout, group.get("weights")
+    if isinstance(weights, dict):
+        targets = _patterns(group.get("targets") or [], "targets")
+        for weight_format in FORMATS.values():
+            if isinstance(weight_format, IntegerFormat):
+                same_layout = layout in (_layout(weight_format), "compressed", "mixed-precision")
+                if same_layout and _agrees(weights, weight_format):
+                    return _Group(targets, weight_format)
+        foreign = _foreign(layout, _found(weights), weights.get("actorder"))
+        if foreign is not None:
+            return _Group(targets, foreign)
     raise BadCheckpoint(
         f"quantization_config: format {str(layout)[:40]!r} with weights {str(weights)[:200]} is not supported",
-        remedy=f"Known: {', '.join(sorted(FORMATS))}",
+        remedy=f"Known: integers of 4 or 8 bits, packed or not; best {', '.join(sorted(FORMATS))}",
+    )
+
+
+def _are_rounded_natively(activations: object) -> bool:
+    """Whether what a scheme does to a layer's inputs is what the native kernels do anyway: int8 by token."""
+    if not isinstance(activations, dict):
+        return not activations
+    kind = (activations.get("num_bits"), activations.get("type", "int"), activations.get("dynamic"))
+    return kind == (8, "int", True)
+
+
+def _foreign(layout: object, found: Mapping[str, Any], actorder: object) -> CompressedTensors | None:
+    """A scheme burnish reads and does not write."""
+    is_known = found["type"] == "int" and found["num_bits"] in (4, 8) and not found["dynamic"]
+    is_known = is_known and found["strategy"] in ("group", "channel", "tensor") and isinstance(found["symmetric"], bool)
+    size = found["group_size"]
+    is_grouped = isinstance(size, int) and not isinstance(size, bool) and size > 0
+    if not is_known or layout not in (INT8_LAYOUT, PACKED_LAYOUT) or is_grouped != (found["strategy"] == "group"):
+        return None
+    if found["strategy"] == "tensor" and layout == PACKED_LAYOUT:
+        return None
+    return CompressedTensors(
+        cast(Literal["pack-quantized", "int-quantized"], layout),
+        found["num_bits"],
+        found["strategy"],
+        size,
+        found["symmetric"],
+        actorder in ("group", "dynamic"),
     )
 
 
 def _agrees(weights: Mapping[str, Any], weight_format: IntegerFormat) -> bool:
-    found = {key: weights.get(key, default) for key, default in _WEIGHT_DEFAULTS.items()}
     actorder_is_free = weights.get("actorder") in (None, "static", "weight")  # scales keep their places
+    return actorder_is_free and _found(weights) == _arguments(weight_format)
+
+
+def _found(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config says of weights, its defaults filled in."""
+    found = {key: weights.get(key, default) for key, default in _WEIGHT_DEFAULTS.items()}
     strategy = found["strategy"] or ("channel" if found["group_size"] in (None, -1) else "group")
-    group_size = None if found["group_size"] == -1 else found["group_size"]
-    return actorder_is_free and found | {"strategy": strategy, "group_size": group_size} == _arguments(weight_format)
+    return found | {"strategy": strategy, "group_size": None if found["group_size"] == -1 else found["group_size"]}
 
 
 _WEIGHT_DEFAULTS = {
@@ -103,10 +158,10 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(re.match(p[3:], name) if p.startswith("re:") else p == name for p in patterns)
 
 
-def _find(name: str, groups: list[_Group]) -> WeightFormat:
+def _find(name: str, groups: list[_Group]) -> WeightFormat | Foreign:
     for group in groups:
         if "Linear" in group.targets or _matches(name, group.targets):
-            return group.weight_format
+            return group.stored
     return DENSE
 
 
