@@ -4,12 +4,15 @@ Letters: V vocabulary, E hidden width, F inner width, H query heads, G key/value
 """
 
 from dataclasses import dataclass
+from math import prod
 from typing import NamedTuple
 
 from burnish.core.errors import BadRequest
 from burnish.models.decoder import DecoderConfig
 from burnish.models.formats.base import WeightFormat
 from burnish.models.formats.table import FORMATS
+
+RECIPE_FORMATS = ("int8", "int4-g128", "int4-g64", "int4-g32")  # of the blocks; an untied head takes int8
 
 
 class LinearShape(NamedTuple):
@@ -22,7 +25,7 @@ class LinearShape(NamedTuple):
 
 
 class FormatSize(NamedTuple):
-    """All weights, with the layers' in one format and the rest as ``dense_itemsize`` bytes each."""
+    """All weights, compressed into one format as recipes do: what stays dense takes ``dense_itemsize`` bytes each."""
 
     format: str
     weight_bytes: int
@@ -33,7 +36,7 @@ class Account:
     """The costs of a decoder."""
 
     num_parameters: int
-    num_layer_parameters: int  # in the linear layers of the blocks: what a recipe compresses
+    num_layer_parameters: int  # in the linear layers of the blocks
     sizes: tuple[FormatSize, ...]  # only formats every layer fits
     kv_bytes_per_token: int
     flops_per_token: int  # with an empty context
@@ -96,26 +99,26 @@ def flops_per_token(config: DecoderConfig, *, context: int) -> int:
 
 def _sizes(config: DecoderConfig, dense_itemsize: int) -> list[FormatSize]:
     layers = config.num_layers * sum(shape.outputs * shape.inputs for shape in layer_shapes(config))
-    rest = (num_parameters(config) - layers) * dense_itemsize
-    sizes = []
-    for name, weight_format in FORMATS.items():
-        packed = layers * dense_itemsize if name == "dense" else _packed_bytes(config, weight_format)
+    table = config.vocab_size * config.hidden_size
+    num_dense = num_parameters(config) - layers - (0 if config.tied_embeddings else table)
+    sizes = [FormatSize("dense", num_parameters(config) * dense_itemsize)]
+    for name in RECIPE_FORMATS:
+        packed = _packed_bytes(config, FORMATS[name])
         if packed is not None:
-            sizes.append(FormatSize(name, rest + packed))
+            sizes.append(FormatSize(name, num_dense * dense_itemsize + packed))
     return sizes
 
 
 def _packed_bytes(config: DecoderConfig, weight_format: WeightFormat) -> int | None:
-    """Bytes of the blocks' linear weights, None when one does not fit the format."""
-    total = 0
-    for shape in layer_shapes(config):
-        try:
-            layout = weight_format.layout(shape.outputs, shape.inputs)
-        except BadRequest:
-            return None
-        for spec in layout.values():
-            count = 1
-            for size in spec.shape:
-                count *= size
-            total += count * spec.dtype.itemsize
-    return config.num_layers * total
+    """Bytes of the blocks' linear weights and of an untied head, None when a layer does not fit the format."""
+    try:
+        block = sum(_layout_bytes(weight_format, shape.outputs, shape.inputs) for shape in layer_shapes(config))
+    except BadRequest:
+        return None
+    head = 0 if config.tied_embeddings else _layout_bytes(FORMATS["int8"], config.vocab_size, config.hidden_size)
+    return config.num_layers * block + head
+
+
+def _layout_bytes(weight_format: WeightFormat, outputs: int, inputs: int) -> int:
+    specs = weight_format.layout(outputs, inputs).values()
+    return sum(prod(spec.shape) * spec.dtype.itemsize for spec in specs)
