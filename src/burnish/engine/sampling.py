@@ -3,17 +3,14 @@
 R rows (one per sequence), V vocabulary.
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from burnish.core.types import Alternative, Sampling, TokenLogprobs
 from burnish.kernels import sampling as kernels
-
-Floats = NDArray[np.float32]
+from burnish.kernels.sampling import Draw, Floats
 
 
 class Row(NamedTuple):
@@ -73,69 +70,39 @@ def penalize_repetition(logits: Floats, state: BatchState) -> Floats:
     return logits
 
 
-def temper(logits: Floats, state: BatchState) -> Floats:
-    """Divide by the temperature; rows with temperature 0 are greedy and stay as they are."""
-    if all(row.sampling.temperature in (0, 1) for row in state):
-        return logits
-    divisors = [max(row.sampling.temperature, MIN_TEMPERATURE) if row.sampling.temperature else 1.0 for row in state]
-    best = logits.max(1, keepdims=True)  # taken off first: quotients then overflow towards minus infinity only
-    with np.errstate(over="ignore"):
-        tempered: Floats = (logits - best) / np.asarray(divisors, dtype=np.float32)[:, None]
-    return tempered
-
-
-def keep_top_k(logits: Floats, state: BatchState) -> Floats:
-    """Keep the k largest logits (and what ties with the last of them)."""
-    vocab = logits.shape[1]
-    rows = [r for r, row in enumerate(state) if 0 < row.sampling.top_k < vocab]
-    if not rows:
-        return logits
-    sizes = [state[r].sampling.top_k for r in rows]
-    least = [np.partition(logits[r], vocab - size)[vocab - size] for r, size in zip(rows, sizes, strict=True)]
-    return _keep(logits, rows, logits[rows] >= np.asarray(least)[:, None])
-
-
-def keep_top_p(logits: Floats, state: BatchState) -> Floats:
-    """Keep the smallest set of most likely tokens whose probability reaches p (Holtzman et al. 2020)."""
-    rows = [r for r, row in enumerate(state) if row.sampling.top_p < 1]
-    if not rows:
-        return logits
-    order = np.argsort(-logits[rows], axis=1, kind="stable")
-    probabilities = _softmax(np.take_along_axis(logits[rows], order, 1))
-    before = probabilities.cumsum(1) - probabilities
-    chosen = before < np.asarray([state[r].sampling.top_p for r in rows])[:, None]
-    chosen[:, 0] = True
-    kept = np.zeros_like(chosen)
-    np.put_along_axis(kept, order, chosen, 1)
-    return _keep(logits, rows, kept)
-
-
-def keep_min_p(logits: Floats, state: BatchState) -> Floats:
-    """Keep tokens at least ``min_p`` times as likely as the most likely one (Nguyen et al. 2024)."""
-    rows = [r for r, row in enumerate(state) if row.sampling.min_p > 0]
-    if not rows:
-        return logits
-    floors = np.asarray([math.log(state[r].sampling.min_p) for r in rows], dtype=np.float32)[:, None]
-    return _keep(logits, rows, logits[rows] >= logits[rows].max(1, keepdims=True) + floors)
-
-
-CHAIN: tuple[Logits, ...] = (
-    add_bias,
-    penalize_presence,
-    penalize_repetition,
-    temper,
-    keep_top_k,
-    keep_top_p,
-    keep_min_p,
-)
+CHAIN: tuple[Logits, ...] = (add_bias, penalize_presence, penalize_repetition)
 
 
 def sample(logits: Floats, state: BatchState) -> list[Chosen]:
-    """The next token of every row of logits (R, V)."""
+    """The next token of every row of logits (R, V); none where the model's own logits are not numbers."""
     best = kernels.argmax(logits)
     if all(_is_plain(row.sampling) for row in state):
         return [Chosen(token, None) for token in best]
-    return _sample_chain(logits, state, best)
+    tokens = choose(_changed(logits, state, best), state)
+    return [
+        Chosen(None, None)
+        if best[r] is None or token is None
+        else Chosen(token, _logprobs(logits[r], token, state[r].sampling.logprobs))
+        for r, token in enumerate(tokens)
+    ]
+
+
+def choose(logits: Floats, state: BatchState) -> list[int | None]:
+    """Greedy rows take the first maximum; the others draw with their uniform number."""
+    drawn = [r for r, row in enumerate(state) if row.sampling.temperature > 0]
+    tokens: list[int | None] = [None] * len(state)
+    if len(drawn) < len(state):
+        tokens = kernels.argmax(logits)
+    if drawn:
+        rows = logits if len(drawn) == len(state) else logits[drawn]
+        for r, token in zip(drawn, kernels.draw(rows, [_draw(state[r]) for r in drawn]), strict=True):
+            tokens[r] = token
+    return tokens
+
+
+def _draw(row: Row) -> Draw:
+    asked = row.sampling
+    return Draw(max(asked.temperature, MIN_TEMPERATURE), asked.top_k, asked.top_p, asked.min_p, row.uniform)
 
 
 def _is_plain(sampling: Sampling) -> bool:
@@ -144,48 +111,12 @@ def _is_plain(sampling: Sampling) -> bool:
     return sampling.temperature == 0 and not changes
 
 
-def _sample_chain(logits: Floats, state: BatchState, best: list[int | None]) -> list[Chosen]:
-    """Every link, for batches in which something is asked for."""
-    filtered = logits if None not in best else np.where(np.isnan(logits), np.float32(0), logits)
+def _changed(logits: Floats, state: BatchState, best: list[int | None]) -> Floats:
+    """Logits with bias and penalties; rows that hold no numbers are zeros, so that no arithmetic warns of them."""
+    changed = logits if None not in best else np.where(np.isnan(logits), np.float32(0), logits)
     for function in CHAIN:
-        filtered = function(filtered, state)
-    tokens = draw(filtered, state)
-    return [
-        Chosen(None, None)
-        if best[r] is None
-        else Chosen(token, _logprobs(logits[r], token, state[r].sampling.logprobs))
-        for r, token in enumerate(tokens)
-    ]
-
-
-def draw(logits: Floats, state: BatchState) -> list[int]:
-    """Greedy rows take the first maximum; the others invert the cumulative distribution at their uniform number."""
-    tokens: list[int] = logits.argmax(1).tolist()
-    for r, row in enumerate(state):
-        if row.sampling.temperature > 0:
-            tokens[r] = _invert(_softmax(logits[r]).cumsum(), row.uniform)
-    return tokens
-
-
-def _invert(cumulative: NDArray[np.float64], uniform: float) -> int:
-    total = cumulative[-1]
-    drawn = np.searchsorted(cumulative, uniform * total, side="right")
-    last = np.searchsorted(cumulative, total)  # a target rounded up to the total stays on what can be drawn
-    return int(min(drawn, last))
-
-
-def _softmax(logits: Floats) -> NDArray[np.float64]:
-    """Probabilities over the last axis, in double precision."""
-    wide = logits.astype(np.float64)
-    weights: NDArray[np.float64] = np.exp(wide - wide.max(-1, keepdims=True))
-    weights /= weights.sum(-1, keepdims=True)
-    return weights
-
-
-def _keep(logits: Floats, rows: list[int], kept: NDArray[np.bool_]) -> Floats:
-    out = logits.copy()
-    out[rows] = np.where(kept, logits[rows], np.float32("-inf"))
-    return out
+        changed = function(changed, state)
+    return changed
 
 
 def _logprobs(logits: Floats, token: int, count: int | None) -> TokenLogprobs | None:

@@ -2,6 +2,7 @@
 #include <memory>
 
 #include "bind.h"
+#include "draw.h"
 #include "plan.h"
 
 namespace burnish {
@@ -90,6 +91,26 @@ std::vector<int> argmax(Rows logits, const std::string& body) {
     return found;
 }
 
+std::vector<int> draw_rows(Rows logits, Array<float, 1> temperature, Array<int32_t, 1> top_k, Array<double, 1> top_p,
+                           Array<double, 1> min_p, Array<double, 1> uniform, const std::string& body) {
+    size_t count = logits.shape(0);
+    for (size_t size : {temperature.size(), top_k.size(), top_p.size(), min_p.size(), uniform.size()})
+        require(size == count, "every row needs its own numbers to draw by");
+    const Bodies& with = bodies(body.c_str());
+    std::vector<int> found(count);
+    std::vector<float> weights;
+    nb::gil_scoped_release unlocked;
+    for (size_t r = 0; r < count; ++r) {
+        const float* row = logits.data() + r * logits.shape(1);
+        int best = 0;
+        if (!with.argmax(row, width(logits), &best)) found[r] = -1;
+        else
+            found[r] = draw(with, row, width(logits), row[best],
+                            {temperature.data()[r], top_k.data()[r], top_p.data()[r], min_p.data()[r], uniform.data()[r]}, weights);
+    }
+    return found;
+}
+
 // Keys and values of one layer, for tests of attention alone.
 struct OneLayer {
     Caches caches;
@@ -142,6 +163,8 @@ void bind_rows(nanobind::module_& m) {
     m.def("embed", &embed, "table"_a, "tokens"_a, "scale"_a, nb::kw_only(), "body"_a);
     m.def("quantize", &quantize, "x"_a, nb::kw_only(), "body"_a, "Codes, scales and sums of blocks of 32.");
     m.def("argmax", &argmax, "logits"_a, nb::kw_only(), "body"_a, "First maximum of every row, -1 where there is none.");
+    m.def("draw", &draw_rows, "logits"_a, "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "uniform"_a, nb::kw_only(), "body"_a,
+          "A token of every row, -1 where there is none.");
     nb::class_<OneLayer>(m, "KeyCache", "Keys and values of one layer.")
         .def(nb::init<const std::string&, int, int, int, int>(), "kind"_a, nb::kw_only(), "num_blocks"_a, "block_size"_a,
              "num_kv_heads"_a, "head_dim"_a)

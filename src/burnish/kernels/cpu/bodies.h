@@ -88,6 +88,7 @@ struct Bodies {
 
     // Sampling over one row of logits.
     bool (*argmax)(const float* logits, int width, int* token);  // false: something is not a number, or nothing is finite
+    void (*weigh)(const float* logits, int width, float most, float temperature, float* out);  // e^((logit - most) / t)
 };
 
 extern const Bodies kAvx2, kPortable;

@@ -19,7 +19,7 @@ namespace burnish {
 
 const Bodies BODIES = {
     LANES_NAME,  linear_int8, linear_float, embed_row, embed_add, rms_norm, layer_norm, add_row,           quantize, gate,
-    activate,    softcap,     rotate,       write_keys, attend,   attention_scratch,    argmax,
+    activate,    softcap,     rotate,       write_keys, attend,   attention_scratch,    argmax,            weigh,
 };
 
 }  // namespace burnish

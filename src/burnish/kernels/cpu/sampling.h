@@ -23,4 +23,12 @@ bool argmax(const float* logits, int width, int* token) {
     return is_sane;
 }
 
+// Unnormalized probabilities; the most likely token has 1.
+void weigh(const float* logits, int width, float most, float temperature, float* out) {
+    F8 highest = splat(most), divisor = splat(temperature);
+    each(width, [&](int i, int count) {
+        put(out + i, exponential(div(sub(take(logits + i, count), highest), divisor)), count);
+    });
+}
+
 }  // namespace
