@@ -8,6 +8,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "bodies.h"
 
@@ -30,6 +31,16 @@ struct HeldWeight {
     Weight weight;
     Array<uint8_t, 1> bytes;
     Optional scales;
+};
+
+// Memory for rows of quantized activations.
+struct OwnBlocks {
+    std::vector<uint64_t> memory;
+    Blocks blocks;
+
+    OwnBlocks(int rows, int width)
+        : memory(static_cast<size_t>(rows) * round_up(width, kBlock) / kBlock * Blocks::kBytes / sizeof(uint64_t)),
+          blocks{reinterpret_cast<uint8_t*>(memory.data()), rows, round_up(width, kBlock) / kBlock} {}
 };
 
 // A new array of zeros whose rows are padded to `stride` elements; the view shows `columns` of them.

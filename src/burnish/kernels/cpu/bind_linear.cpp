@@ -61,24 +61,6 @@ void make_weight(HeldWeight* self, const std::string& kind, int outputs, int inp
     new (self) HeldWeight{w, bytes, scales};
 }
 
-// Aligned rows of quantized activations.
-struct OwnBlocks {
-    Blocks blocks;
-    std::unique_ptr<int8_t[]> codes;
-    std::unique_ptr<float[]> scales;
-    std::unique_ptr<int32_t[]> sums;
-
-    OwnBlocks(size_t rows, int width)
-        : blocks{nullptr, nullptr, nullptr, round_up(width, kBlock) / kBlock},
-          codes(new int8_t[rows * blocks.blocks * kBlock + 1]),
-          scales(new float[rows * blocks.blocks + 1]),
-          sums(new int32_t[rows * blocks.blocks + 1]) {
-        blocks.codes = codes.get();
-        blocks.scales = scales.get();
-        blocks.sums = sums.get();
-    }
-};
-
 Numpy<float, 2> linear(const HeldWeight& held, Array<float, 2> x, Optional bias, bool int8_activations,
                        const std::string& body, std::optional<Array<float, 2>> old, int first, int last) {
     const Weight& w = held.weight;
@@ -100,7 +82,7 @@ Numpy<float, 2> linear(const HeldWeight& held, Array<float, 2> x, Optional bias,
         return out;
     }
     OwnBlocks own(rows, width);
-    for (int r = 0; r < rows; ++r) with.quantize(x.data() + static_cast<long>(r) * width, width, r, own.blocks);
+    for (int r = 0; r < rows; ++r) with.quantize(x.data() + static_cast<long>(r) * width, width, r, 0, own.blocks);
     with.linear_int8(w, data(bias), own.blocks, rows, first, last, out.data(), w.outputs, old.has_value());
     return out;
 }

@@ -78,8 +78,17 @@ nb::tuple quantize(Rows x, const std::string& body) {
     auto codes = zeros<int8_t>(x.shape(0), blocks * kBlock, blocks * kBlock);
     auto scales = zeros<float>(x.shape(0), blocks, blocks);
     auto sums = zeros<int32_t>(x.shape(0), blocks, blocks);
-    Blocks out{codes.data(), scales.data(), sums.data(), blocks};
-    for (int r = 0; r < height(x); ++r) bodies(body.c_str()).quantize(x.data() + r * width(x), width(x), r, out);
+    OwnBlocks own(height(x), width(x));
+    for (int r = 0; r < height(x); ++r) {
+        bodies(body.c_str()).quantize(x.data() + r * width(x), width(x), r, 0, own.blocks);
+        for (int b = 0; b < blocks; ++b) {
+            Block block = own.blocks.at(r, b);
+            long at = static_cast<long>(r) * blocks + b;
+            std::memcpy(codes.data() + at * kBlock, block.codes, kBlock);
+            scales.data()[at] = *block.scale;
+            sums.data()[at] = *block.sum / 8;
+        }
+    }
     return nb::make_tuple(codes, scales, sums);
 }
 

@@ -7,6 +7,7 @@ namespace burnish {
 
 constexpr int kPanel = 16;  // outputs of a panel
 constexpr int kBlock = 32;  // inputs of a block
+constexpr int kRows = 6;    // activation rows that share a decoded weight
 static constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
 enum class Kind { f32, f16, bf16, int8, int4 };
@@ -21,12 +22,29 @@ struct Weight {
     const float* scales;  // one per output, padded to panels; null when groups have their own
 };
 
-// Rows of activations quantized in blocks of 32: x = code * scale. Inputs are padded with zero codes.
+// One block of 32 quantized activations: x = code * scale.
+struct Block {
+    int8_t* codes;  // 32; inputs beyond the row's end are zeros
+    float* scale;   // not a number when the block holds what is no finite number
+    int32_t* sum;   // eight times the sum of the codes: what the offset 8 of int4 codes adds to a product
+};
+
+// Rows of quantized activations as the products read them. Rows lie in groups of kRows, the last group may have fewer:
+// its L rows' first blocks, then their second blocks, ...; each time 32 L codes, L scales, L sums.
 struct Blocks {
-    int8_t* codes;   // (rows, blocks * 32)
-    float* scales;   // (rows, blocks); not a number when the row holds what is no finite number
-    int32_t* sums;   // (rows, blocks): sum of the codes
-    int blocks;      // of a row
+    uint8_t* data;
+    int rows, blocks;
+
+    static constexpr int kBytes = kBlock + sizeof(float) + sizeof(int32_t);  // of a block
+
+    int lanes(int first) const { return rows - first < kRows ? rows - first : kRows; }
+    uint8_t* group(int first) const { return data + static_cast<long>(first) * blocks * kBytes; }
+    Block at(int row, int block) const {
+        int first = row / kRows * kRows, lane = row - first, count = lanes(first);
+        uint8_t* p = group(first) + static_cast<long>(block) * count * kBytes;
+        return {reinterpret_cast<int8_t*>(p) + kBlock * lane, reinterpret_cast<float*>(p + kBlock * count) + lane,
+                reinterpret_cast<int32_t*>(p + (kBlock + sizeof(float)) * count) + lane};
+    }
 };
 
 enum class KeyKind { f32, f16, int8 };
@@ -72,7 +90,7 @@ struct Bodies {
     void (*rms_norm)(const float* x, const float* weight, float eps, int width, float* out);
     void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, int width, float* out);
     void (*add)(const float* x, int width, float* out);                     // out += x
-    void (*quantize)(const float* x, int width, int row, const Blocks& out);
+    void (*quantize)(const float* x, int width, int row, int first_block, const Blocks& out);
     void (*gate)(Activation, const float* gate, const float* up, int width, float* out);
     void (*activate)(Activation, const float* x, int width, float* out);
     void (*softcap)(float* x, int width, float cap);

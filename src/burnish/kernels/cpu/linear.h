@@ -7,7 +7,6 @@
 
 namespace {
 
-constexpr int kRows = 6;         // activation rows that share a decoded weight
 constexpr int kMostRows = 384;   // of a chunk: rows whose activations stay in the second-level cache
 constexpr long kChunkBytes = 256 << 10;
 constexpr int kIntInputs = 2048; // inputs whose weights and activations stay in the first-level cache
@@ -56,75 +55,100 @@ INLINE const int16_t* group_zeros(const uint8_t* group, int half) {
     return reinterpret_cast<const int16_t*>(group + 32) + 8 * half;
 }
 
-// --- integer dots of one block, eight outputs, R rows ---------------------------------------------------------------
+// --- integer dots of one block, sixteen outputs, R rows ---------------------------------------------------------------
 
-// The block of every row, and what the codes' offset takes from its dots.
-struct BlockRows {
-    const int8_t* codes[kRows];
-    const float* scales[kRows];
-    const int32_t* sums[kRows];
-};
-
+// `acts` are the codes of the block's R rows, out[h][r] the dots of row r with the outputs of half h.
 struct Int4 {
     static constexpr int block_bytes = 256;
+    using Dots = I16;
 
-    template <int R, bool Asymmetric>
-    INLINE void dots(const uint8_t* half, const uint8_t* group, int h, const BlockRows& a, int b, I8 (&out)[R]) {
-        B32 n[8];
-        for (int v = 0; v < 4; ++v) {
-            B32 x = load_bytes(half + 64 * v);
-            n[v] = low_nibbles(x);
-            n[v + 4] = high_nibbles(x);
+    // Both halves share an activation that is spread over the lanes. 16 products of 15 * 127 stay below 32,768.
+    template <int R>
+    INLINE void dots(const uint8_t* block, const int8_t* acts, Dots (&out)[2][R]) {
+#pragma GCC unroll 8
+        for (int v = 0; v < 8; ++v) {
+            B32 low = load_bytes(block + 64 * (v % 4)), high = load_bytes(block + 64 * (v % 4) + 32);
+            low = v < 4 ? low_nibbles(low) : high_nibbles(low);
+            high = v < 4 ? low_nibbles(high) : high_nibbles(high);
+#pragma GCC unroll 6
+            for (int r = 0; r < R; ++r) {
+                B32 a = splat4(acts + kBlock * r + 4 * v);
+                out[0][r] = v ? add_dot2(out[0][r], low, a) : dot2(low, a);
+                out[1][r] = v ? add_dot2(out[1][r], high, a) : dot2(high, a);
+            }
         }
-        for (int r = 0; r < R; ++r) {
-            const int8_t* codes = a.codes[r] + kBlock * b;
-            I16 sum = dot2(n[0], splat4(codes));  // 16 products of 15 * 127 stay below 32,768
-            for (int v = 1; v < 8; ++v) sum = add16(sum, dot2(n[v], splat4(codes + 4 * v)));
-            int32_t total = a.sums[r][b];
-            I8 offset = Asymmetric ? mul16(group_zeros(group, h), total) : splat32(8 * total);
-            out[r] = sub32(widen(sum), offset);
-        }
+    }
+
+    // Without what the codes' offset adds: 8 times the activations' sum, or the zero points times it.
+    template <bool Asymmetric>
+    INLINE I8 exact(Dots dots, const uint8_t* group, int h, int32_t eight_sums) {
+        return sub32(widen(dots), Asymmetric ? mul16(group_zeros(group, h), eight_sums / 8) : splat32(eight_sums));
     }
 };
 
 struct Int8 {
     static constexpr int block_bytes = 512;
+    using Dots = I8;
 
-    template <int R, bool Asymmetric>
-    INLINE void dots(const uint8_t* half, const uint8_t*, int, const BlockRows& a, int b, I8 (&out)[R]) {
-        for (int r = 0; r < R; ++r) out[r] = zero32();
-        for (int v = 0; v < 8; ++v) {
-            B32 w = load_bytes(half + 64 * v);
-            for (int r = 0; r < R; ++r)
-                out[r] = add32(out[r], widen(dot2_signed(w, splat4(a.codes[r] + kBlock * b + 4 * v))));
+    template <int R>
+    INLINE void dots(const uint8_t* block, const int8_t* acts, Dots (&out)[2][R]) {
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; ++h) {
+#pragma GCC unroll 8
+            for (int v = 0; v < 8; ++v) {
+                B32 w = load_bytes(block + 32 * h + 64 * v), magnitude = absolute_bytes(w);
+#pragma GCC unroll 6
+                for (int r = 0; r < R; ++r) {
+                    B32 a = splat4(acts + kBlock * r + 4 * v);
+                    out[h][r] = v ? add_dot4(out[h][r], magnitude, w, a) : dot4(magnitude, w, a);
+                }
+            }
         }
+    }
+
+    template <bool Asymmetric>
+    INLINE I8 exact(Dots dots, const uint8_t*, int, int32_t) {
+        return dots;
     }
 };
 
-// Blocks [begin, end) of a panel for R rows, added to their sums.
+// Blocks [begin, end) of a panel for the R rows of a group, added to their sums.
 template <class Code, int R, bool Grouped, bool Asymmetric>
-void int_panel(const uint8_t* panel, const GroupLayout& layout, int begin, int end, const BlockRows& a, Sums* sums) {
-    const uint8_t* group = panel + begin / layout.blocks * layout.bytes();
-    int inside = begin % layout.blocks;
-    const uint8_t* block = group + layout.header + static_cast<long>(inside) * Code::block_bytes;
-    for (int b = begin; b < end; ++b) {
+void int_panel(const uint8_t* panel, const GroupLayout& layout, int begin, int end, const uint8_t* acts, Sums* sums) {
+    const int blocks = layout.blocks, header = layout.header;
+    const uint8_t* group = panel + begin / blocks * layout.bytes();
+    int inside = begin % blocks;
+    const uint8_t* block = group + header + static_cast<long>(inside) * Code::block_bytes;
+    acts += static_cast<long>(begin) * R * Blocks::kBytes;
+    F8 own[2][R];
+    for (int r = 0; r < R; ++r) {
+        own[0][r] = load(sums[r]);
+        own[1][r] = load(sums[r] + 8);
+    }
+    for (int b = begin; b < end; ++b, acts += R * Blocks::kBytes) {
         for (int line = 0; line < Code::block_bytes + 32; line += 64) prefetch(block + kAhead + line);
+        auto* scales = reinterpret_cast<const float*>(acts + kBlock * R);
+        auto* eight_sums = reinterpret_cast<const int32_t*>(scales + R);
+        typename Code::Dots dots[2][R];
+        Code::template dots<R>(block, reinterpret_cast<const int8_t*>(acts), dots);
         for (int h = 0; h < 2; ++h) {
-            I8 dots[R];
-            Code::template dots<R, Asymmetric>(block + 32 * h, group, h, a, b, dots);
-            F8 scales = Grouped ? group_scales(group, h) : splat(1.0f);
+            F8 shared = Grouped ? group_scales(group, h) : splat(1.0f);
             for (int r = 0; r < R; ++r) {
-                F8 scale = splat(a.scales[r][b]);
-                float* sum = sums[r] + 8 * h;
-                store(sum, fma(to_float(dots[r]), Grouped ? mul(scales, scale) : scale, load(sum)));
+                F8 scale = Grouped ? mul(shared, splat(scales[r])) : splat(scales[r]);
+                I8 exact = Code::template exact<Asymmetric>(dots[h][r], group, h, eight_sums[r]);
+                own[h][r] = fma(to_float(exact), scale, own[h][r]);
             }
         }
         block += Code::block_bytes;
-        if (++inside == layout.blocks) {
+        if (++inside == blocks) {
             inside = 0;
             group = block;
-            block += layout.header;
+            block += header;
         }
+    }
+    for (int r = 0; r < R; ++r) {
+        store(sums[r], own[0][r]);
+        store(sums[r] + 8, own[1][r]);
     }
 }
 
@@ -228,7 +252,7 @@ void finish(const Weight& w, const float* bias, int panel, int rows, const Sums*
 }
 
 // The panel body for `rows` <= kRows rows, chosen at run time.
-using IntBody = void (*)(const uint8_t*, const GroupLayout&, int, int, const BlockRows&, Sums*);
+using IntBody = void (*)(const uint8_t*, const GroupLayout&, int, int, const uint8_t*, Sums*);
 
 template <class Code, bool Grouped, bool Asymmetric>
 IntBody int_body(int rows) {
@@ -246,17 +270,6 @@ IntBody int_body(const Weight& w, int rows) {
     return w.asymmetric ? int_body<Int4, true, true>(rows) : int_body<Int4, true, false>(rows);
 }
 
-BlockRows block_rows(const Blocks& acts, int first, int rows) {
-    BlockRows a;
-    for (int r = 0; r < rows; ++r) {
-        long row = static_cast<long>(first + r) * acts.blocks;
-        a.codes[r] = acts.codes + row * kBlock;
-        a.scales[r] = acts.scales + row;
-        a.sums[r] = acts.sums + row;
-    }
-    return a;
-}
-
 void linear_int8(const Weight& w, const float* bias, const Blocks& acts, int rows, int first, int last, float* out,
                  int stride, bool add_old) {
     GroupLayout layout(w);
@@ -271,8 +284,8 @@ void linear_int8(const Weight& w, const float* bias, const Blocks& acts, int row
             for (int begin = 0; begin < blocks; begin += step) {
                 int end = begin + step < blocks ? begin + step : blocks;
                 for (int r = 0; r < count; r += kRows) {
-                    int group = count - r < kRows ? count - r : kRows;
-                    int_body(w, group)(w.data + panel * bytes, layout, begin, end, block_rows(acts, chunk + r, group), sums + r);
+                    IntBody body = int_body(w, acts.lanes(chunk + r));
+                    body(w.data + panel * bytes, layout, begin, end, acts.group(chunk + r), sums + r);
                 }
             }
             finish(w, bias, panel, count, sums, out + static_cast<long>(chunk) * stride, stride, add_old);

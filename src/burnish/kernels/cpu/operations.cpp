@@ -51,7 +51,7 @@ private:
         if (spec_.is_rms) on.bodies.rms_norm(x, spec_.weight, spec_.eps, width, out);
         else on.bodies.layer_norm(x, spec_.weight, spec_.bias, spec_.eps, width, out);
         if (spec_.add) on.bodies.add(out, width, on.row(spec_.out, r));
-        if (spec_.quantized) on.bodies.quantize(out, width, r, blocks);
+        if (spec_.quantized) on.bodies.quantize(out, width, r, 0, blocks);
     }
 
     NormSpec spec_;
@@ -121,7 +121,7 @@ public:
     void run(Executor& on) const override {
         std::vector<Task> tasks = cut(on.inputs());
         const KeyCache& cache = on.caches.layer(spec_.layer);
-        long floats = on.bodies.attention_scratch(cache, spec_.rule, kRows);
+        long floats = on.bodies.attention_scratch(cache, spec_.rule, kTaskRows);
         on.pool.run([&](int thread) {
             float* scratch = on.scratch(thread, floats);
             for (size_t i = thread; i < tasks.size(); i += on.pool.size()) {
@@ -135,7 +135,7 @@ public:
     }
 
 private:
-    static constexpr int kRows = 16;  // query rows of a task
+    static constexpr int kTaskRows = 16;  // query rows of a task
 
     struct Task {
         Span span;
@@ -147,9 +147,9 @@ private:
         int row = 0;
         for (int s = 0; s < in.sequences; ++s) {
             Span span{in.block_tables + static_cast<long>(s) * in.table_width, row, in.query_lens[s], in.context_lens[s]};
-            for (int first = 0; first < span.num_rows; first += kRows)
+            for (int first = 0; first < span.num_rows; first += kTaskRows)
                 for (int head = 0; head < spec_.num_kv_heads; ++head)
-                    tasks.push_back({span, head, first, std::min(first + kRows, span.num_rows)});
+                    tasks.push_back({span, head, first, std::min(first + kTaskRows, span.num_rows)});
             row += span.num_rows;
         }
         return tasks;
@@ -159,7 +159,7 @@ private:
         int width = spec_.rule.num_heads * spec_.head_dim;
         const Blocks& blocks = on.blocks(width);
         on.pool.split(on.rows(), [&](int begin, int end, int) {
-            for (int r = begin; r < end; ++r) on.bodies.quantize(on.row(spec_.out, r), width, r, blocks);
+            for (int r = begin; r < end; ++r) on.bodies.quantize(on.row(spec_.out, r), width, r, 0, blocks);
         });
     }
 
@@ -176,13 +176,12 @@ public:
         const Blocks& blocks = on.blocks(spec_.width);
         on.pool.split(blocks.blocks, [&](int begin, int end, int) {
             int first = begin * kBlock, width = std::min(end * kBlock, spec_.width) - first;
-            Blocks slice{blocks.codes + first, blocks.scales + begin, blocks.sums + begin, blocks.blocks};
             for (int r = 0; r < on.rows(); ++r) {
                 const float* x = on.row(spec_.source, r) + first;
                 float* out = on.row(spec_.out, r) + first;
                 if (spec_.gated) on.bodies.gate(spec_.activation, x, x + spec_.width, width, out);
                 else on.bodies.activate(spec_.activation, x, width, out);
-                if (spec_.quantized) on.bodies.quantize(out, width, r, slice);
+                if (spec_.quantized) on.bodies.quantize(out, width, r, begin, blocks);
             }
         });
     }

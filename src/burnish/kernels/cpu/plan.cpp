@@ -71,10 +71,8 @@ Executor::Executor(const ArenaShape& arena, const CacheShape& cache, int vocab_s
       caches(cache),
       arena_(arena),
       vocab_size_(vocab_size),
-      codes_(static_cast<size_t>(arena.max_rows) * widest(arena.buffers)),
-      scales_(static_cast<size_t>(arena.max_rows) * widest(arena.buffers) / kBlock * sizeof(float)),
-      sums_(static_cast<size_t>(arena.max_rows) * widest(arena.buffers) / kBlock * sizeof(int32_t)),
-      blocks_{static_cast<int8_t*>(codes_.data()), static_cast<float*>(scales_.data()), static_cast<int32_t*>(sums_.data()), 0},
+      activations_(static_cast<size_t>(arena.max_rows) * widest(arena.buffers) / kBlock * Blocks::kBytes),
+      blocks_{static_cast<uint8_t*>(activations_.data()), 0, 0},
       scratch_(num_threads) {
     for (int width : arena.buffers) {
         strides_.push_back(round_up(width, kAlign));
@@ -91,6 +89,7 @@ int Executor::stride(int buffer) const { return buffer < 0 ? inputs_->logits_str
 int Executor::width(int buffer) const { return buffer < 0 ? vocab_size_ : arena_.buffers.at(buffer); }
 
 const Blocks& Executor::blocks(int width) {
+    blocks_.rows = rows_;
     blocks_.blocks = round_up(width, kBlock) / kBlock;
     return blocks_;
 }

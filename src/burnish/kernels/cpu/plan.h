@@ -86,7 +86,7 @@ public:
     float* row(int buffer, int index) const;
     int stride(int buffer) const;
     int width(int buffer) const;
-    const Blocks& blocks(int width);  // the one place of quantized activations, laid out for rows of `width`
+    const Blocks& blocks(int width);  // the one place of quantized activations, laid out for the rows of now, `width` wide
     float* scratch(int thread, long floats);
 
 private:
@@ -96,7 +96,7 @@ private:
     int vocab_size_;
     std::vector<int> strides_;
     std::vector<Pages> memory_;
-    Pages codes_, scales_, sums_;
+    Pages activations_;
     Blocks blocks_;
     std::vector<std::vector<float>> scratch_;
     std::vector<std::unique_ptr<Operation>> operations_;

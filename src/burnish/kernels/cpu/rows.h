@@ -141,8 +141,8 @@ void layer_norm(const float* x, const float* weight, const float* bias, float ep
 
 constexpr float kDust = 1e-30f;  // a block of nothing larger counts as zeros: 127 / largest stays finite
 
-// One block: its codes, scale and sum. `count` of its 32 numbers are there, the others are zero.
-INLINE void quantize_block(const float* x, int count, int8_t* codes, float* scale, int32_t* sum) {
+// `count` of a block's 32 numbers are there, the others are zero.
+INLINE void quantize_block(const float* x, int count, const Block& out) {
     F8 v[4], most = zero(), faults = zero();
     for (int i = 0; i < 4; ++i) {
         int there = count - 8 * i < 8 ? (count > 8 * i ? count - 8 * i : 0) : 8;
@@ -158,19 +158,16 @@ INLINE void quantize_block(const float* x, int count, int8_t* codes, float* scal
         q[i] = is_finite ? to_int(max(splat(-127.0f), min(splat(127.0f), mul(v[i], inverse)))) : zero32();
         total = add32(total, q[i]);
     }
-    store_codes(codes, q[0], q[1], q[2], q[3]);
+    store_codes(out.codes, q[0], q[1], q[2], q[3]);
     int32_t t[8];
     store_ints(t, total);
-    *sum = t[0] + t[1] + t[2] + t[3] + t[4] + t[5] + t[6] + t[7];
-    *scale = is_finite ? largest / 127.0f : fault;
+    *out.sum = 8 * (t[0] + t[1] + t[2] + t[3] + t[4] + t[5] + t[6] + t[7]);
+    *out.scale = is_finite ? largest / 127.0f : fault;
 }
 
-void quantize(const float* x, int width, int row, const Blocks& out) {
-    long first = static_cast<long>(row) * out.blocks;
-    for (int i = 0, b = 0; i < width; i += kBlock, ++b) {
-        int count = width - i < kBlock ? width - i : kBlock;
-        quantize_block(x + i, count, out.codes + (first + b) * kBlock, out.scales + first + b, out.sums + first + b);
-    }
+void quantize(const float* x, int width, int row, int first_block, const Blocks& out) {
+    for (int i = 0, b = first_block; i < width; i += kBlock, ++b)
+        quantize_block(x + i, width - i < kBlock ? width - i : kBlock, out.at(row, b));
 }
 
 void rotate(float* head, const float* cos, const float* sin, int head_dim) {

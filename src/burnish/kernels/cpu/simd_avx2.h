@@ -49,10 +49,23 @@ INLINE B32 splat4(const int8_t* p) {
 }
 // Products of unsigned a and signed b, neighbours added; exact while the sum of two stays below 32,768.
 INLINE I16 dot2(B32 a, B32 b) { return _mm256_maddubs_epi16(a, b); }
-// The same for signed a in [-128, 127] and b in [-127, 127]: 2 * 128 * 127 = 32,512.
-INLINE I16 dot2_signed(B32 a, B32 b) { return _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(b, a)); }
+// sum + dot2(a, b). In assembly, because compilers put the additions off until no register is left.
+INLINE I16 add_dot2(I16 sum, B32 a, B32 b) {
+    I16 product;
+    asm volatile("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(sum), "=&x"(product) : "x"(a), "x"(b));
+    return sum;
+}
 INLINE I16 add16(I16 a, I16 b) { return _mm256_add_epi16(a, b); }
 INLINE I8 widen(I16 x) { return _mm256_madd_epi16(x, _mm256_set1_epi16(1)); }  // neighbours added
+// Four products of signed a in [-128, 127] and b in [-127, 127] added; |a| is given too. 2 * 128 * 127 = 32,512.
+INLINE B32 absolute_bytes(B32 a) { return _mm256_abs_epi8(a); }
+INLINE I8 dot4(B32 magnitude, B32 a, B32 b) { return widen(dot2(magnitude, _mm256_sign_epi8(b, a))); }
+INLINE I8 add_dot4(I8 sum, B32 magnitude, B32 a, B32 b) {
+    asm volatile("vpsignb %3, %1, %1\n\tvpmaddubsw %1, %2, %1\n\tvpmaddwd %4, %1, %1\n\tvpaddd %1, %0, %0"
+                 : "+x"(sum), "+&x"(b)
+                 : "x"(magnitude), "x"(a), "x"(_mm256_set1_epi16(1)));
+    return sum;
+}
 INLINE I8 add32(I8 a, I8 b) { return _mm256_add_epi32(a, b); }
 INLINE I8 sub32(I8 a, I8 b) { return _mm256_sub_epi32(a, b); }
 INLINE I8 splat32(int32_t x) { return _mm256_set1_epi32(x); }

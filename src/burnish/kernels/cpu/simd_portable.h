@@ -123,18 +123,29 @@ INLINE I16 dot2(B32 a, B32 b) {
                                         a.x[2 * i + 1] * static_cast<int8_t>(b.x[2 * i + 1]));
     return out;
 }
-INLINE I16 dot2_signed(B32 a, B32 b) {
-    I16 out;
-    for (int i = 0; i < 16; ++i)
-        out.x[i] = static_cast<int16_t>(static_cast<int8_t>(a.x[2 * i]) * static_cast<int8_t>(b.x[2 * i]) +
-                                        static_cast<int8_t>(a.x[2 * i + 1]) * static_cast<int8_t>(b.x[2 * i + 1]));
-    return out;
-}
 INLINE I16 add16(I16 a, I16 b) {
     for (int i = 0; i < 16; ++i) a.x[i] = static_cast<int16_t>(a.x[i] + b.x[i]);
     return a;
 }
+INLINE I16 add_dot2(I16 sum, B32 a, B32 b) { return add16(sum, dot2(a, b)); }
 INLINE I8 widen(I16 a) { LANES(I8, a.x[2 * i] + a.x[2 * i + 1]); }
+INLINE B32 absolute_bytes(B32 a) {  // -128 gives 128: bytes here have no sign
+    for (auto& byte : a.x) byte = static_cast<int8_t>(byte) < 0 ? static_cast<uint8_t>(-byte) : byte;
+    return a;
+}
+INLINE I8 dot4(B32, B32 a, B32 b) {
+    I8 out;
+    for (int i = 0; i < 8; ++i) {
+        out.x[i] = 0;
+        for (int j = 4 * i; j < 4 * i + 4; ++j) out.x[i] += static_cast<int8_t>(a.x[j]) * static_cast<int8_t>(b.x[j]);
+    }
+    return out;
+}
+INLINE I8 add_dot4(I8 sum, B32 magnitude, B32 a, B32 b) {
+    I8 dot = dot4(magnitude, a, b);
+    for (int i = 0; i < 8; ++i) sum.x[i] += dot.x[i];
+    return sum;
+}
 INLINE I8 add32(I8 a, I8 b) { LANES(I8, a.x[i] + b.x[i]); }
 INLINE I8 sub32(I8 a, I8 b) { LANES(I8, a.x[i] - b.x[i]); }
 INLINE I8 splat32(int32_t x) { LANES(I8, x); }
