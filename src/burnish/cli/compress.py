@@ -16,6 +16,7 @@ from burnish.compress.walk import compress as compress_decoder
 from burnish.compress.walk import compressible
 from burnish.core.errors import BadSettings, nearest
 from burnish.models import llama2c
+from burnish.models.gguf import location as gguf_location
 from burnish.models.locate import locate
 from burnish.models.tensor_files import shards
 from burnish.registry.artifact import refuse_used
@@ -95,5 +96,5 @@ def _matching(layers: Sequence[str], patterns: Sequence[str]) -> list[str]:
 
 def model_bytes(path: Path) -> int:
     """Bytes of the files a model is loaded from."""
-    single = llama2c.find(path)
+    single = gguf_location.find(path) or llama2c.find(path)
     return sum(file.stat().st_size for file in (shards(path) if single is None else [single]))

@@ -14,10 +14,11 @@ from burnish.cli.output import AsJson, Model, human_bytes, human_count, out, pri
 from burnish.core.errors import NotFound
 from burnish.measure.account import Account, account
 from burnish.models import llama2c
-from burnish.models.checkpoint import empty_decoder, main_format, raw_config
+from burnish.models.checkpoint import empty_decoder, main_format, open_tensors, raw_config
 from burnish.models.families import find_family
+from burnish.models.gguf import location as gguf_location
 from burnish.models.locate import locate
-from burnish.models.tensor_files import TensorFolder, main_float
+from burnish.models.tensor_files import main_float
 from burnish.registry.artifact import Manifest, read_manifest
 
 app = typer.Typer(add_completion=False)
@@ -62,10 +63,10 @@ def inspect(model: Model = "builtin", json: AsJson = False) -> None:
 
 def _dense_type(path: Path, raw: Mapping[str, Any]) -> torch.dtype:
     """How numbers that are not packed are stored; without weights, what the configuration announces."""
-    if llama2c.find(path) is not None:
+    if gguf_location.find(path) is None and llama2c.find(path) is not None:
         return torch.float32
     try:
-        with TensorFolder(path) as folder:
+        with open_tensors(path) as folder:
             return main_float(folder.tensors)
     except NotFound:
         announced = getattr(torch, str(raw.get("dtype") or raw.get("torch_dtype")), None)

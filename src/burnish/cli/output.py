@@ -15,7 +15,8 @@ out = Console()
 err = Console(stderr=True)
 
 Model = Annotated[
-    str, typer.Argument(help="A model folder, a llama2.c .bin file, or [bold]builtin[/].", show_default=True)
+    str,
+    typer.Argument(help="A model folder, a llama2.c .bin file, a .gguf file, or [bold]builtin[/].", show_default=True),
 ]
 Moved = Callable[[int, int], None]
 """Moves a progress bar: (done, total)"""

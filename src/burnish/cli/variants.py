@@ -11,6 +11,7 @@ from burnish.core.errors import BadCheckpoint, BadSettings
 from burnish.core.folders import cache_folder
 from burnish.models import llama2c, tok_bin
 from burnish.models.checkpoint import raw_config
+from burnish.models.gguf import location as gguf_location
 from burnish.models.tokenizer import FILES as TOKENIZER_FILES
 from burnish.registry.artifact import check_files, content_hash, read_manifest
 
@@ -18,10 +19,16 @@ from burnish.registry.artifact import check_files, content_hash, read_manifest
 def variants_folder(model: Path) -> Path:
     """Where the variants of this very model are kept: one with other weights or another tokenizer has its own."""
     digest = hashlib.sha256(content_hash(model).encode())
-    single = llama2c.find(model)
-    for file in (model / name for name in TOKENIZER_FILES) if single is None else [tok_bin.find(single)]:
+    for file in _tokenizer_files(model):
         digest.update(file.read_bytes() if file.is_file() else b"")
     return cache_folder() / "variants" / digest.hexdigest()[:16]
+
+
+def _tokenizer_files(model: Path) -> list[Path]:
+    if gguf_location.find(model) is not None:
+        return []  # it is in the file
+    single = llama2c.find(model)
+    return [model / name for name in TOKENIZER_FILES] if single is None else [tok_bin.find(single)]
 
 
 def find_variant(model: Path, weights: str, *, quiet: bool = False) -> Path:

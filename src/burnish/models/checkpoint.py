@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +23,14 @@ from burnish.models.formats.base import WeightFormat
 from burnish.models.formats.foreign import Foreign
 from burnish.models.formats.quantization_config import read_assignment, write_quantization
 from burnish.models.formats.table import get
+from burnish.models.gguf import location as gguf_location
 from burnish.models.layers.linear import Linear
 from burnish.models.raw_config import read_json
 from burnish.models.tensor_files import INDEX, Stored, TensorFolder, same_kind, write_tensors
 from burnish.models.tensor_names import LinearName, Target, find_tensor, is_constant, linears, targets
+
+if TYPE_CHECKING:
+    from burnish.models.gguf.tensors import GgufTensors
 
 CONFIG = "config.json"
 HEAD = "lm_head.weight"
@@ -45,20 +49,22 @@ class Loaded(NamedTuple):
 
 
 def load_decoder(path: Path) -> Loaded:
-    """A decoder from a Hugging Face folder, or from a llama2.c file (or the folder that holds one).
+    """A decoder from a Hugging Face folder, or from a GGUF or llama2.c file (or the folder that holds one).
 
     Parameters become float32; integer weights stay packed. Raises ``NotFound``, ``UnknownFamily``, ``BadCheckpoint``.
     """
-    file = llama2c.find(path)
+    single = gguf_location.find(path)
+    file = llama2c.find(path) if single is None else None
     if file is not None:
         return _load_llama2c(file)
     raw = raw_config(path)
     family, decoder = find_family(raw), empty_decoder(raw)
     foreign, conversions = _foreign_layers(decoder, family, raw), Conversions()
-    with TensorFolder(path) as folder:
+    with open_tensors(path) as folder:
         names = _full_names(folder.tensors, family)
         wanted = stored_targets(foreign, targets(decoder, family))
-        _check(wanted, {name: folder.tensors[stored] for name, stored in names.items()}, decoder)
+        stored = {name: folder.tensors[theirs] for name, theirs in names.items()}
+        _check(wanted, stored, decoder, CONFIG if single is None else "its metadata")
         for name, target in wanted.items():
             if target.ours:
                 _place(decoder, target, folder.read(names[name]))
@@ -72,10 +78,27 @@ def load_decoder(path: Path) -> Loaded:
 
 def raw_config(path: Path) -> dict[str, Any]:
     """A checkpoint's configuration in Hugging Face's words; no weight is read. Raises as ``load_decoder``."""
+    single = gguf_location.find(path)
+    if single is not None:
+        from burnish.models.gguf.config import read_raw_config
+        from burnish.models.gguf.reader import open_file
+
+        return read_raw_config(open_file(single))
     file = llama2c.find(path)
     if file is None and not path.is_dir():
         raise NotFound(f"model folder {str(path)!r} does not exist", remedy="Check the path")
     return _read_folder_config(path) if file is None else llama2c.read(file).raw_config
+
+
+def open_tensors(path: Path) -> "TensorFolder | GgufTensors":
+    """The tensors of a folder or a GGUF file, under Hugging Face's names. Raises as ``load_decoder``."""
+    single = gguf_location.find(path)
+    if single is None:
+        return TensorFolder(path)
+    from burnish.models.gguf.reader import open_file
+    from burnish.models.gguf.tensors import GgufTensors
+
+    return GgufTensors(open_file(single))
 
 
 def _read_folder_config(path: Path) -> dict[str, Any]:
@@ -139,7 +162,7 @@ def _full_names(stored: Mapping[str, Stored], family: Family) -> dict[str, str]:
     return {name if name == HEAD else family.prefix + name: name for name in stored}
 
 
-def _check(wanted: Mapping[str, Target], stored: Mapping[str, Stored], decoder: Decoder) -> None:
+def _check(wanted: Mapping[str, Target], stored: Mapping[str, Stored], decoder: Decoder, config: str) -> None:
     """Raise one ``BadCheckpoint`` that lists every fault of the tensors' names, shapes and types."""
     optional = () if decoder.config.tied_embeddings is False else (HEAD,)
     faults = [f"missing {name}" for name, target in wanted.items() if name not in stored and not target.optional]
@@ -154,8 +177,8 @@ def _check(wanted: Mapping[str, Target], stored: Mapping[str, Stored], decoder: 
     if faults:
         more = f" and {len(faults) - MAX_LISTED} more" if len(faults) > MAX_LISTED else ""
         raise BadCheckpoint(
-            f"{len(faults)} tensors do not fit config.json: {'; '.join(faults[:MAX_LISTED])}{more}",
-            remedy="Fetch the weights or config.json again",
+            f"{len(faults)} tensors do not fit {config}: {'; '.join(faults[:MAX_LISTED])}{more}",
+            remedy=f"Fetch the weights or {config} again" if config == CONFIG else "Fetch the file again",
         )
 
 

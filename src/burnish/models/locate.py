@@ -5,7 +5,7 @@ from pathlib import Path
 from burnish.core.errors import NotFound
 
 BUILTIN = {"builtin": "stories", "builtin-draft": "draft"}
-REMEDY = "Name a model folder, a llama2.c .bin file, or 'builtin'"
+REMEDY = "Name a model folder, a llama2.c .bin file, a .gguf file, or 'builtin'"
 
 
 def held_out_text() -> Path:
@@ -14,7 +14,7 @@ def held_out_text() -> Path:
 
 
 def locate(model: str) -> Path:
-    """The folder or file of ``model``: "builtin", "builtin-draft", a folder, or a llama2.c .bin file.
+    """The folder or file of ``model``: "builtin", "builtin-draft", a folder, a llama2.c .bin or a .gguf file.
 
     Raises ``NotFound`` when there is nothing there.
     """

@@ -140,4 +140,4 @@ def same_kind(stored: str, wanted: torch.dtype) -> bool:
     """Whether a stored type can be loaded as ``wanted``: any float as float, integers exactly."""
     if wanted.is_floating_point:
         return is_float(stored)
-    return stored == {torch.int8: "I8", torch.int32: "I32", torch.int64: "I64"}.get(wanted)
+    return stored == {torch.int8: "I8", torch.uint8: "U8", torch.int32: "I32", torch.int64: "I64"}.get(wanted)

@@ -63,7 +63,7 @@ def convert(path: Path) -> tokenizers.Tokenizer:
     """The same rules in the library: begin token, leading space, merges by score, bytes for unknown characters."""
     pieces = read(path)
     ids = {piece.text: token_id for token_id, piece in enumerate(pieces)}
-    model = models.BPE(ids, _merges(pieces), unk_token=UNKNOWN, fuse_unk=True, byte_fallback=True)
+    model = models.BPE(ids, merges(pieces[FIRST_PIECE:]), unk_token=UNKNOWN, fuse_unk=True, byte_fallback=True)
     converted = tokenizers.Tokenizer(model)
     converted.normalizer = normalizers.Prepend(" ")
     converted.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
@@ -74,9 +74,9 @@ def convert(path: Path) -> tokenizers.Tokenizer:
     return converted
 
 
-def _merges(pieces: list[Piece]) -> list[tuple[str, str]]:
+def merges(pieces: list[Piece]) -> list[tuple[str, str]]:
     """Every way to join two pieces into a third, best third first."""
-    joined = sorted(pieces[FIRST_PIECE:], key=lambda piece: -piece.score)
+    joined = sorted(pieces, key=lambda piece: -piece.score)
     known = {piece.text for piece in joined}
     cuts = [(piece.text[:at], piece.text[at:]) for piece in joined for at in range(1, len(piece.text))]
     return [(left, right) for left, right in cuts if left in known and right in known]

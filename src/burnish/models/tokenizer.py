@@ -1,4 +1,5 @@
-"""Text to tokens and back: tokenizer.json by the ``tokenizers`` library, and llama2.c's tok*.bin. Loads no torch.
+"""Text to tokens and back: tokenizer.json by the ``tokenizers`` library, what is in a GGUF file, llama2.c's tok*.bin.
+Loads no torch.
 
 A token is bytes: text is the UTF-8 reading of the concatenated bytes of its tokens. So a stream of tokens becomes
 text in constant time per token, and half a character is simply bytes that wait.
@@ -18,14 +19,16 @@ from burnish.core.errors import BadCheckpoint, BadRequest, NotFound
 from burnish.core.types import Message
 from burnish.models import llama2c, tok_bin
 from burnish.models.chat_template import ChatTemplate
+from burnish.models.gguf import location as gguf_location
 from burnish.models.raw_config import read_json
 
 TOKENIZER, TOKENIZER_CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+GENERATION = "generation_config.json"
 FILES = (
     TOKENIZER,
     TOKENIZER_CONFIG,
     TEMPLATE,
-    "generation_config.json",
+    GENERATION,
     "special_tokens_map.json",
     "added_tokens.json",
 )
@@ -169,10 +172,21 @@ def _from_pieces(token: str) -> bytes:
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a model folder, or of a llama2.c file beside its tok*.bin.
+    """The tokenizer of a model folder, of a GGUF file, or of a llama2.c file beside its tok*.bin.
 
     Raises ``NotFound`` when there is none, ``BadCheckpoint`` when it is broken.
     """
+    single = gguf_location.find(path)
+    if single is not None:
+        from burnish.models.gguf.vocabulary import read_words
+
+        words = read_words(single)
+        return Tokenizer(
+            words.backend,
+            bos_token_id=_find_bos(words.backend, [words.config]),
+            eos_token_ids=words.eos_token_ids,
+            template=ChatTemplate.find(words.config, path / TEMPLATE),
+        )
     file = llama2c.find(path)
     if file is not None:
         backend = tok_bin.convert(tok_bin.find(file))
@@ -183,9 +197,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
         remedy = "Let transformers convert it: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
         raise NotFound(f"{str(path)!r} holds no {TOKENIZER}{found}", remedy=remedy)
     config = _read_optional(path / TOKENIZER_CONFIG)
-    others = [
-        _read_optional(path / name) for name in ("special_tokens_map.json", "generation_config.json", "config.json")
-    ]
+    others = [_read_optional(path / name) for name in ("special_tokens_map.json", GENERATION, "config.json")]
     backend = _read_backend(path / TOKENIZER)
     return Tokenizer(
         backend,
@@ -197,15 +209,27 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 def save_tokenizer(source: Path, folder: Path) -> None:
     """Give a model folder the tokenizer of another model: its files, or what they were converted to."""
+    single = gguf_location.find(source)
+    if single is not None:
+        from burnish.models.gguf.vocabulary import read_words
+
+        words = read_words(single)
+        _write_converted(folder, words.backend, words.config)
+        ends = json.dumps({"eos_token_id": sorted(words.eos_token_ids)}, indent=2)
+        (folder / GENERATION).write_text(ends + "\n", encoding="utf-8")
+        return
     if llama2c.find(source) is None:
         for name in FILES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, folder / name)
         return
-    tokenizer = load_tokenizer(source)
-    tokenizer.backend.save(str(folder / TOKENIZER))
     tokens = {"bos_token": tok_bin.BEGIN, "eos_token": tok_bin.FINISH, "unk_token": tok_bin.UNKNOWN}
-    config = tokens | {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    _write_converted(folder, load_tokenizer(source).backend, tokens)
+
+
+def _write_converted(folder: Path, backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
+    backend.save(str(folder / TOKENIZER))
+    config = {**config, "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     (folder / TOKENIZER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

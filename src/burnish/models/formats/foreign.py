@@ -83,8 +83,11 @@ class Foreign(ABC):
         """The native format to expect; the tensors themselves may show that another one is exact."""
 
     @abstractmethod
-    def read(self, stored: Packed) -> Grouped:
-        """The weight from the tensors of the layout. Raises ``BadCheckpoint``."""
+    def read(self, stored: Packed) -> Grouped | Tensor:
+        """The weight from the tensors of the layout, as float32 (O, I) where its groups are none of ours.
+
+        Raises ``BadCheckpoint``.
+        """
 
 
 def expected(bits: int, group_size: int | None, inputs: int, *, symmetric: bool, scattered: bool) -> IntegerFormat:
@@ -102,8 +105,10 @@ def nearest_format(inputs: int) -> IntegerFormat:
     return _eight(None if inputs % 32 else 32)
 
 
-def to_native(weight: Grouped) -> Native:
+def to_native(weight: Grouped | Tensor) -> Native:
     """The weight in the native format that holds it exactly, else in the nearest."""
+    if isinstance(weight, Tensor):
+        return nearest(weight)
     groups, single = weight.groups(), weight.scales.shape[1] == 1
     run = next((size for size in NATIVE_GROUPS if _are_runs(groups, size)), None)
     if run is None and not single:

@@ -1,7 +1,7 @@
 """The ``quantization_config`` of a checkpoint: which module is stored in which format.
 
 burnish writes that of compressed-tensors (quantization/quant_config.py and quant_args.py, version 0.20), and reads
-those of GPTQ and AWQ too.
+those of GPTQ and AWQ too, and what it makes itself of a GGUF file's types.
 """
 
 import re
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, cast
 
 from burnish.core.errors import BadCheckpoint
-from burnish.models.formats import awq, gptq
+from burnish.models.formats import awq, ggml, gptq
 from burnish.models.formats.base import WeightFormat
 from burnish.models.formats.compressed_tensors import CompressedTensors
 from burnish.models.formats.dense import DENSE
@@ -52,6 +52,7 @@ _READERS: dict[str, Callable[[Mapping[str, Any], Iterable[str]], dict[str, Weigh
     METHOD: _read_compressed,
     gptq.METHOD: gptq.read_gptq,
     awq.METHOD: awq.read_awq,
+    ggml.METHOD: ggml.read_gguf,
 }
 
 
