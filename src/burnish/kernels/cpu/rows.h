@@ -5,22 +5,6 @@
 
 namespace {
 
-// --- over the lanes of one vector, in a fixed order ---------------------------------------------------------------------
-
-INLINE float sum_of(F8 x) {
-    float t[8];
-    store(t, x);
-    return ((t[0] + t[4]) + (t[2] + t[6])) + ((t[1] + t[5]) + (t[3] + t[7]));
-}
-
-INLINE float max_of(F8 x) {
-    float t[8];
-    store(t, x);
-    float most = t[0];
-    for (int i = 1; i < 8; ++i) most = t[i] > most ? t[i] : most;
-    return most;
-}
-
 // f(vector, place, count) for every vector of a row.
 template <class Function>
 INLINE void each(int width, const Function& f) {
@@ -159,9 +143,7 @@ INLINE void quantize_block(const float* x, int count, const Block& out) {
         total = add32(total, q[i]);
     }
     store_codes(out.codes, q[0], q[1], q[2], q[3]);
-    int32_t t[8];
-    store_ints(t, total);
-    *out.sum = 8 * (t[0] + t[1] + t[2] + t[3] + t[4] + t[5] + t[6] + t[7]);
+    *out.sum = 8 * sum_of(total);
     *out.scale = is_finite ? largest / 127.0f : fault;
 }
 

@@ -115,3 +115,21 @@ INLINE void store_codes(int8_t* p, I8 a, I8 b, I8 c, I8 d) {
 INLINE void store_ints(int32_t* p, I8 x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
 INLINE float f16_to_float(uint16_t x) { return _cvtsh_ss(x); }
 INLINE uint16_t float_to_f16(float x) { return _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT); }
+
+// --- over the lanes of one vector, in a fixed order: halves, then quarters, then the last two ---------------------------
+
+INLINE float sum_of(F8 x) {
+    __m128 y = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    y = _mm_add_ps(y, _mm_movehl_ps(y, y));
+    return _mm_cvtss_f32(_mm_add_ss(y, _mm_movehdup_ps(y)));
+}
+INLINE float max_of(F8 x) {
+    __m128 y = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    y = _mm_max_ps(y, _mm_movehl_ps(y, y));
+    return _mm_cvtss_f32(_mm_max_ss(y, _mm_movehdup_ps(y)));
+}
+INLINE int32_t sum_of(I8 x) {
+    __m128i y = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    y = _mm_add_epi32(y, _mm_unpackhi_epi64(y, y));
+    return _mm_cvtsi128_si32(_mm_add_epi32(y, _mm_shuffle_epi32(y, 1)));
+}

@@ -162,4 +162,18 @@ INLINE void store_codes(int8_t* p, I8 a, I8 b, I8 c, I8 d) {
 INLINE void store_ints(int32_t* p, I8 a) { std::memcpy(p, a.x, sizeof a.x); }
 INLINE void prefetch(const void*) {}
 
+// --- over the lanes of one vector, in a fixed order: halves, then quarters, then the last two ---------------------------
+
+INLINE float sum_of(F8 a) { return ((a.x[0] + a.x[4]) + (a.x[2] + a.x[6])) + ((a.x[1] + a.x[5]) + (a.x[3] + a.x[7])); }
+INLINE float max_of(F8 a) {
+    for (int half = 4; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) a.x[i] = a.x[i] > a.x[i + half] ? a.x[i] : a.x[i + half];
+    return a.x[0];
+}
+INLINE int32_t sum_of(I8 a) {
+    int32_t total = 0;
+    for (int32_t x : a.x) total += x;
+    return total;
+}
+
 #undef LANES
