@@ -7,6 +7,7 @@ from typing import Any
 
 import gguf
 import numpy as np
+import sentencepiece
 import torch
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from torch import Tensor
@@ -182,3 +183,31 @@ def add_byte_level(writer: gguf.GGUFWriter, folder: Path, pre: str = "gpt-2", *,
         add(ids[named if isinstance(named, str) else named["content"]])
     writer.add_add_bos_token(adds_begin)
     writer.add_chat_template(config["chat_template"])
+
+
+def add_pieces(writer: gguf.GGUFWriter, model: Path) -> None:
+    """A model of SentencePiece as the converter writes it."""
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    size = pieces.vocab_size()
+    kinds = [
+        2 if pieces.is_unknown(i) else 3 if pieces.is_control(i) else 6 if pieces.is_byte(i) else 1 for i in range(size)
+    ]
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([pieces.id_to_piece(i) for i in range(size)])
+    writer.add_token_scores([pieces.get_score(i) for i in range(size)])
+    writer.add_token_types(kinds)
+    writer.add_bos_token_id(pieces.bos_id())
+    writer.add_eos_token_id(pieces.eos_id())
+    writer.add_unk_token_id(pieces.unk_id())
+
+
+def write_vocabulary(path: Path, *add: Callable[[gguf.GGUFWriter], None]) -> Path:
+    """A file of metadata alone."""
+    writer = gguf.GGUFWriter(str(path), "llama")
+    for one in add:
+        one(writer)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

@@ -85,7 +85,7 @@ def _byte_level(vocabulary: _Vocabulary) -> tuple[tokenizers.Tokenizer, bool]:
     if name not in _SPLITS:
         raise metadata.fault(f"pre-tokenizer {name[:40]!r} is not supported", f"Known: {', '.join(_SPLITS)}")
     pairs = [tuple(merge.split(" ", 1)) for merge in metadata.need(f"{KEY}.merges", list)]
-    whole = name in _LLAMA3  # a word that is a token needs no merges
+    whole = name in (*_LLAMA3, "tekken")  # a word that is a token needs no merges
     try:
         backend = tokenizers.Tokenizer(models.BPE(vocabulary.ids(), pairs, ignore_merges=whole))
     except Exception as error:  # the library raises nothing narrower
@@ -104,11 +104,17 @@ def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
 _GPT2 = pre_tokenizers.ByteLevel(add_prefix_space=False)
 _DIGITS = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _GPT2])
 _LLAMA3 = ("llama-bpe", "llama3", "llama-v3")
+_TEKKEN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _QWEN2 = ("qwen2", "deepseek-r1-qwen")
 _SPLITS = {
     **dict.fromkeys(("default", "gpt-2", "gpt2"), _GPT2),
     "smollm": _DIGITS,
     **dict.fromkeys(_LLAMA3, _split(_LETTERS + r"\p{N}{1,3}" + _REST)),
+    "tekken": _split(_TEKKEN),
     **dict.fromkeys(_QWEN2, _split(_LETTERS + r"\p{N}" + _REST)),
 }
 
@@ -120,7 +126,7 @@ def _by_score(vocabulary: _Vocabulary) -> tuple[tokenizers.Tokenizer, bool]:
     if len(scores) != len(tokens):
         raise metadata.fault(f"{len(tokens)} tokens have {len(scores)} scores")
     listed = zip(tokens, scores, vocabulary.types, strict=True)
-    pieces = [Piece(token, score) for token, score, kind in listed if kind in (NORMAL, USER_DEFINED)]
+    pieces = [Piece(token, score) for token, score, kind in listed if kind == NORMAL]
     unknown = vocabulary.token("unknown") or next(
         (token for token, kind in zip(tokens, vocabulary.types, strict=True) if kind == UNKNOWN), None
     )
