@@ -114,27 +114,6 @@ INLINE void score_tokens(const KeyCache& cache, const typename Item<K>::type* ke
         }
 }
 
-// Outputs of R pairs, eight times W numbers of the head from `d` on, over the tokens of one block.
-template <KeyKind K, int R, int W>
-INLINE void mix_tokens(const typename Item<K>::type* values, const float* scales, int count, const Work& work, int pair,
-                       int d, const float* weights, int stride) {
-    F8 sums[R][W];
-    float* mixed = work.mixed + static_cast<long>(pair) * work.padded_width + d;
-    for (int r = 0; r < R; ++r)
-        for (int w = 0; w < W; ++w) sums[r][w] = load(mixed + r * work.padded_width + 8 * w);
-    for (int t = 0; t < count; ++t, values += work.width) {
-        F8 v[W];
-        for (int w = 0; w < W; ++w) v[w] = Item<K>::load8(values + 8 * w);
-        for (int r = 0; r < R; ++r) {
-            float p = weights[r * stride + t];
-            F8 x = splat(K == KeyKind::int8 ? p * scales[t] : p);
-            for (int w = 0; w < W; ++w) sums[r][w] = fma(x, v[w], sums[r][w]);
-        }
-    }
-    for (int r = 0; r < R; ++r)
-        for (int w = 0; w < W; ++w) store(mixed + r * work.padded_width + 8 * w, sums[r][w]);
-}
-
 // Keys [begin, end) of a sequence for every pair of a task, `begin` at the border of a partition.
 template <KeyKind K>
 struct Partition {
@@ -164,19 +143,37 @@ struct Partition {
 
     template <int R>
     void mix(int pair, int end) const {
+        int d = 0;
+        for (; d + 16 <= work.padded_width; d += 16) mix_columns<R, 2>(pair, d, end);
+        if (d < work.padded_width) mix_columns<R, 1>(pair, d, end);
+    }
+
+private:
+    // Eight times W numbers of the head, from `d` on.
+    template <int R, int W>
+    void mix_columns(int pair, int d, int end) const {
+        F8 sums[R][W];
         int stride = score_stride(cache);
-        for (int d = 0; d < work.padded_width;) {
-            bool is_wide = d + 16 <= work.padded_width;
-            for (int b = first; b < last; ++b) {
-                const T* values = static_cast<const T*>(cache.values) + place(b) * cache.block_size * cache.head_dim + d;
-                const float* scales = K == KeyKind::int8 ? cache.value_scales + place(b) * cache.block_size : nullptr;
-                int key = b * cache.block_size, count = end - key < cache.block_size ? end - key : cache.block_size;
-                const float* weights = work.scores + static_cast<long>(pair) * stride + (key - begin);
-                if (is_wide) mix_tokens<K, R, 2>(values, scales, count, work, pair, d, weights, stride);
-                else mix_tokens<K, R, 1>(values, scales, count, work, pair, d, weights, stride);
+        float* mixed = work.mixed + static_cast<long>(pair) * work.padded_width + d;
+        for (int r = 0; r < R; ++r)
+            for (int w = 0; w < W; ++w) sums[r][w] = load(mixed + r * work.padded_width + 8 * w);
+        for (int b = first; b < last; ++b) {
+            const T* values = static_cast<const T*>(cache.values) + place(b) * cache.block_size * cache.head_dim + d;
+            const float* scales = K == KeyKind::int8 ? cache.value_scales + place(b) * cache.block_size : nullptr;
+            int key = b * cache.block_size, count = end - key < cache.block_size ? end - key : cache.block_size;
+            const float* weights = work.scores + static_cast<long>(pair) * stride + (key - begin);
+            for (int t = 0; t < count; ++t, values += work.width) {
+                F8 v[W];
+                for (int w = 0; w < W; ++w) v[w] = Item<K>::load8(values + 8 * w);
+                for (int r = 0; r < R; ++r) {
+                    float p = weights[r * stride + t];
+                    F8 x = splat(K == KeyKind::int8 ? p * scales[t] : p);
+                    for (int w = 0; w < W; ++w) sums[r][w] = fma(x, v[w], sums[r][w]);
+                }
             }
-            d += is_wide ? 16 : 8;
         }
+        for (int r = 0; r < R; ++r)
+            for (int w = 0; w < W; ++w) store(mixed + r * work.padded_width + 8 * w, sums[r][w]);
     }
 };
 
