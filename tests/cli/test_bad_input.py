@@ -116,7 +116,7 @@ def test_a_model_that_is_not_there(burnish: Run, prose: Path, tmp_path: Path, wo
     at = 2 if words[0] == "bench" else 1
     options = [prose if word == "x.txt" else tmp_path / "out" if word == "out" else word for word in words[at:]]
     complaint = burnish(*words[:at], tmp_path / "nowhere", *options).complaint
-    remedy = "Name a model folder, a llama2.c .bin file, or 'builtin'"
+    remedy = "Name a model folder, a llama2.c .bin file, a .gguf file, or 'builtin'"
     assert complaint == f"model '{tmp_path}/nowhere' does not exist. {remedy}"
     assert list(tmp_path.iterdir()) == []
 
