@@ -66,7 +66,7 @@ public:
         const Weight& w = spec_.weight;
         int panels = round_up(w.outputs, kPanel) / kPanel;
         float* out = on.row(spec_.out, 0) + spec_.column;
-        on.pool.split(panels, [&](int begin, int end, int) {
+        on.pool.share(panels, [&](int begin, int end, int) {
             if (spec_.int8_activations)
                 on.bodies.linear_int8(w, spec_.bias, on.blocks(w.inputs), on.rows(), begin, end, out, on.stride(spec_.out),
                                       spec_.add);
@@ -122,9 +122,9 @@ public:
         std::vector<Task> tasks = cut(on.inputs());
         const KeyCache& cache = on.caches.layer(spec_.layer);
         long floats = on.bodies.attention_scratch(cache, spec_.rule, kTaskRows);
-        on.pool.run([&](int thread) {
+        on.pool.share(static_cast<int>(tasks.size()), [&](int begin, int end, int thread) {
             float* scratch = on.scratch(thread, floats);
-            for (size_t i = thread; i < tasks.size(); i += on.pool.size()) {
+            for (int i = begin; i < end; ++i) {
                 const Task& task = tasks[i];
                 float *q = on.row(spec_.source, task.span.first_row), *out = on.row(spec_.out, task.span.first_row);
                 on.bodies.attend(cache, spec_.rule, task.span, task.head, task.first, task.last, q, on.stride(spec_.source),
