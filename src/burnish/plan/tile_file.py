@@ -12,8 +12,8 @@ import mmap
 import os
 import struct
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, is_dataclass
-from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, get_args
 
@@ -27,6 +27,7 @@ from burnish.plan.ops import Linear, Operation, Plan, PlanShape
 
 MAGIC = b"burnish1"
 VERSION = 1  # of this layout, of the tiles and of what lowering makes of a model
+READERS, PIECE_BYTES = 2, 32 << 20  # reading is mostly the zeroing and filling of pages: two do it faster than one
 _PREAMBLE = struct.Struct("<8sQQ32s8x")
 _KINDS: dict[str, Any] = {kind.__name__: kind for kind in (*get_args(ops.Operation), Tiles)}
 
@@ -113,7 +114,7 @@ def _may_return(owner: object) -> bool:
 
 
 def read_plan(path: Path, key: str) -> Plan:
-    """Map a plan into memory; nothing is copied, and the file may be deleted meanwhile.
+    """Read a plan; its arrays are views of one piece of memory, and the file may be deleted meanwhile.
 
     Raises ``BadCheckpoint`` for a file that is cut short, not ours, of another version or made of another model.
     """
@@ -143,12 +144,22 @@ def read_plan(path: Path, key: str) -> Plan:
     )
 
 
-def _large_pages(file: BufferedReader, size: int) -> mmap.mmap:
+def _large_pages(file: BinaryIO, size: int) -> mmap.mmap:
     """The file in memory of 2 MB pages, which the kernels stream through faster than through a mapped file."""
     memory = mmap.mmap(-1, size)
     memory.madvise(mmap.MADV_HUGEPAGE)
-    file.readinto(memory)
+    with memoryview(memory) as view, ThreadPoolExecutor(READERS) as readers:
+        pieces = [view[at : at + PIECE_BYTES] for at in range(0, size, PIECE_BYTES)]
+        for _ in readers.map(_fill, [file.fileno()] * len(pieces), pieces, range(0, size, PIECE_BYTES)):
+            pass
     return memory
+
+
+def _fill(file: int, piece: memoryview, offset: int) -> None:
+    with piece:
+        filled = 0
+        while filled < len(piece) and (count := os.preadv(file, [piece[filled:]], offset + filled)):
+            filled += count
 
 
 def _read(described: Any, objects: list[Any], mapped: mmap.mmap) -> Any:
