@@ -44,7 +44,8 @@ SHAPES = (
 )
 
 LINES = (
-    Line("burnish", "int4", "int4-g32", "burnish int4 g32"),
+    Line("burnish", "int4", "int4", "burnish int4"),  # the widest groups that fit, as OpenVINO's and ONNX Runtime's
+    Line("burnish", "int4", "int4-g32", "burnish int4 g32"),  # as many bits as Q4_0
     Line("llama_cpp", "int4", "q4_0", "llama.cpp Q4_0"),
     Line("llama_cpp", "int4", "q4_k", "llama.cpp Q4_K", ("1.1b",)),  # its blocks are 256 wide
     Line("openvino", "int4", "int4", "OpenVINO int4"),

@@ -24,12 +24,14 @@ def group(results: Results, shape: str, weights: str) -> list[Measured]:
     return [line for line in results.lines if line.shape == shape and line.format == weights]
 
 
-def ratio(lines: Sequence[Measured], workload: str, against: Sequence[str] | None = None) -> float | None:
-    """burnish's median over the best median of the others, or of the peers named; None when one is missing."""
-    ours = [line.spread(workload) for line in lines if line.peer == OURS]
+def ratio(
+    ours: Measured, lines: Sequence[Measured], workload: str, against: Sequence[str] | None = None
+) -> float | None:
+    """Our line's median over the best median of the others, or of the peers named; None when one is missing."""
+    own = ours.spread(workload)
     others = [line for line in lines if line.peer != OURS and (against is None or line.peer in against)]
     theirs = [found.median for line in others if (found := line.spread(workload)) is not None]
-    return ours[0].median / max(theirs) if ours and ours[0] is not None and theirs else None
+    return own.median / max(theirs) if own is not None and theirs else None
 
 
 def memory_share(line: Measured, results: Results) -> float | None:
@@ -88,15 +90,20 @@ def _ratio_table(results: Results) -> str:
     for shape in SHAPES:
         for weights in FORMATS:
             lines = group(results, shape.name, weights)
-            ratios = [ratio(lines, work.name) for work in WORKLOADS]
-            if any(one is not None for one in ratios):
-                decode = ratio(lines, "decode-1", [REFERENCE])
-                shares = [memory_share(line, results) for line in lines if line.peer == OURS]
-                share = f"{shares[0]:.0%}" if shares and shares[0] is not None else "-"
-                rows.append([f"{shape.title} {weights}", *map(_times, ratios), _times(decode), share])
+            rows += [_ratios(shape.title, line, lines, results) for line in lines if line.peer == OURS and line.runs]
     titles = [work.title for work in WORKLOADS]
     head = ["", *titles, "decode, of llama.cpp", "decode, share of the memory limit"]
     return "## burnish, as a multiple of the best peer\n\n" + _table(head, rows) if rows else ""
+
+
+def _ratios(title: str, ours: Measured, lines: Sequence[Measured], results: Results) -> list[str]:
+    share = memory_share(ours, results)
+    return [
+        f"{title}, {ours.label.removeprefix(OURS).strip()}",
+        *(_times(ratio(ours, lines, work.name)) for work in WORKLOADS),
+        _times(ratio(ours, lines, "decode-1", [REFERENCE])),
+        "-" if share is None else f"{share:.0%}",
+    ]
 
 
 def _shape_table(results: Results, shape: str, title: str) -> str:
