@@ -59,7 +59,7 @@ class Output:
 
 
 class LLM:
-    """A language model, loaded from a folder, a llama2.c file or by the name "builtin".
+    """A language model, loaded from a folder, a GGUF or llama2.c file, or by the name "builtin".
 
     ``generate`` and ``stream`` may be mixed and called from several threads and tasks: whatever is in flight is
     computed together.
