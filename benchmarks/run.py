@@ -10,7 +10,9 @@ import argparse
 import datetime
 import json
 import re
+import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,6 +37,7 @@ PICTURES = ("svg", "png")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The whole run."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # workers are stopped processes: they must be ended, not left
     asked = _parse(arguments)
     results = measure(asked)
     write(results, asked.out)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from burnish.core.errors import BadSettings
 from burnish.kernels.tiles import Tiles
 from burnish.plan.cache import CacheConfig, PlanCache
 from burnish.plan.ops import LOGITS, Embed, Gather, Keys, Linear, Norm, Operation, Plan, PlanShape
-from burnish.plan.tile_file import Lowered, read_plan, write_plan
+from burnish.plan.tile_file import Lowered, _large_pages, read_plan, write_plan
 
 SHAPE = PlanShape(vocab_size=16, max_positions=8, num_layers=1, num_kv_heads=1, head_dim=4)
 
@@ -193,3 +194,30 @@ def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
 def test_a_limit_below_zero_is_refused() -> None:
     with pytest.raises(BadSettings, match="max_bytes"):
         CacheConfig(max_bytes=-1)
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="this kernel has no large pages")
+def test_weights_lie_in_memory_that_may_have_large_pages(tmp_path: Path) -> None:
+    """Shared memory would not: the kernel ignores the advice there."""
+    path = tmp_path / "bytes"
+    path.write_bytes(bytes(range(256)) * 40_000)
+    with path.open("rb") as file:
+        memory = _large_pages(file, path.stat().st_size)
+    assert memory[:] == path.read_bytes()
+    address = np.frombuffer(memory, np.uint8).ctypes.data
+    head, flags = _mapping(address)
+    assert head.split()[1] == "rw-p"
+    assert "hg" in flags.split()
+
+
+def _mapping(address: int) -> tuple[str, str]:
+    """First and last line of what the kernel says of the memory at an address."""
+    head = ""
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            head = line
+        elif line.startswith("VmFlags"):
+            begin, end = (int(border, 16) for border in head.split()[0].split("-"))
+            if begin <= address < end:
+                return head, line
+    raise AssertionError("no such memory")

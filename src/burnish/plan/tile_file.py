@@ -13,6 +13,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, get_args
@@ -146,8 +147,9 @@ def read_plan(path: Path, key: str) -> Plan:
 
 def _large_pages(file: BinaryIO, size: int) -> mmap.mmap:
     """The file in memory of 2 MB pages, which the kernels stream through faster than through a mapped file."""
-    memory = mmap.mmap(-1, size)
-    memory.madvise(mmap.MADV_HUGEPAGE)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory has small pages only
+    with suppress(OSError):  # a kernel without large pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
     with memoryview(memory) as view, ThreadPoolExecutor(READERS) as readers:
         pieces = [view[at : at + PIECE_BYTES] for at in range(0, size, PIECE_BYTES)]
         for _ in readers.map(_fill, [file.fileno()] * len(pieces), pieces, range(0, size, PIECE_BYTES)):
