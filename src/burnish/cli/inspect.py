@@ -16,7 +16,6 @@ from burnish.measure.account import Account, account
 from burnish.models import llama2c
 from burnish.models.checkpoint import empty_decoder, main_format, open_tensors, raw_config
 from burnish.models.families import find_family
-from burnish.models.gguf import location as gguf_location
 from burnish.models.locate import locate
 from burnish.models.tensor_files import main_float
 from burnish.registry.artifact import Manifest, read_manifest
@@ -63,7 +62,7 @@ def inspect(model: Model = "builtin", json: AsJson = False) -> None:
 
 def _dense_type(path: Path, raw: Mapping[str, Any]) -> torch.dtype:
     """How numbers that are not packed are stored; without weights, what the configuration announces."""
-    if gguf_location.find(path) is None and llama2c.find(path) is not None:
+    if llama2c.find(path) is not None:
         return torch.float32
     try:
         with open_tensors(path) as folder:

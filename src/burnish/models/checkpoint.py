@@ -54,7 +54,7 @@ def load_decoder(path: Path) -> Loaded:
     Parameters become float32; integer weights stay packed. Raises ``NotFound``, ``UnknownFamily``, ``BadCheckpoint``.
     """
     single = gguf_location.find(path)
-    file = llama2c.find(path) if single is None else None
+    file = llama2c.find(path)
     if file is not None:
         return _load_llama2c(file)
     raw = raw_config(path)

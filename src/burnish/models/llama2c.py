@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burnish.core.errors import BadCheckpoint
+from burnish.models.gguf import location as gguf_location
 
 MAGIC, V1_HEADER_BYTES, LEGACY_HEADER_BYTES = 0x616B3432, 256, 28
 MARK, END = 1, 2  # the mark begins a text and, generated, ends it
@@ -112,7 +113,9 @@ def _halves(weight: Array, head_dim: int) -> Array:
 
 
 def find(path: Path) -> Path | None:
-    """The llama2.c file a model path means: the file itself, or the first of a folder without config.json."""
+    """The llama2.c file a path means: itself, or the first of a folder without config.json; never a GGUF file."""
+    if gguf_location.find(path) is not None:
+        return None
     if path.is_file():
         return path
     if not path.is_dir() or (path / "config.json").exists():

@@ -66,9 +66,10 @@ public:
         const Weight& w = spec_.weight;
         int panels = round_up(w.outputs, kPanel) / kPanel;
         float* out = on.row(spec_.out, 0) + spec_.column;
+        const Blocks& blocks = on.blocks(w.inputs);  // set before threads read it
         on.pool.share(panels, [&](int begin, int end, int) {
             if (spec_.int8_activations)
-                on.bodies.linear_int8(w, spec_.bias, on.blocks(w.inputs), on.rows(), begin, end, out, on.stride(spec_.out),
+                on.bodies.linear_int8(w, spec_.bias, blocks, on.rows(), begin, end, out, on.stride(spec_.out),
                                       spec_.add);
             else
                 on.bodies.linear_float(w, spec_.bias, on.row(spec_.source, 0), on.stride(spec_.source), on.rows(), begin,

@@ -55,7 +55,6 @@ INLINE I16 add_dot2(I16 sum, B32 a, B32 b) {
     asm volatile("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(sum), "=&x"(product) : "x"(a), "x"(b));
     return sum;
 }
-INLINE I16 add16(I16 a, I16 b) { return _mm256_add_epi16(a, b); }
 INLINE I8 widen(I16 x) { return _mm256_madd_epi16(x, _mm256_set1_epi16(1)); }  // neighbours added
 // Four products of signed a in [-128, 127] and b in [-127, 127] added; |a| is given too. 2 * 128 * 127 = 32,512.
 INLINE B32 absolute_bytes(B32 a) { return _mm256_abs_epi8(a); }
