@@ -9,7 +9,7 @@ from torch import Tensor
 
 from burnish.core.errors import BadCheckpoint
 from burnish.models.families import Family
-from burnish.models.formats.foreign import Error, Foreign, Native, to_native
+from burnish.models.formats.foreign import Error, Foreign, Native, to_native, total
 from burnish.models.layers.linear import Linear
 from burnish.models.tensor_names import Target
 
@@ -87,14 +87,9 @@ class Conversions:
         if not self._errors:
             return None
         parts = [
-            f"{len(errors)} to {name} with relative error {_total(errors).relative:.2g}"
+            f"{len(errors)} to {name} with relative error {total(errors).relative:.2g}"
             for name, errors in sorted(self._errors.items())
         ]
         line = f"{model}: weights that no native format holds exactly were rounded: {', '.join(parts)}"
         log.warning("%s", line)
         return line
-
-
-def _total(errors: Iterable[Error]) -> Error:
-    listed = list(errors)
-    return Error(sum(error.lost for error in listed), sum(error.whole for error in listed))

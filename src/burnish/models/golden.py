@@ -5,18 +5,29 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from burnish.models.decoder import Decoder
-from burnish.models.layers.attention import causal_attend
+from burnish.models.layers.attention import Attend, AttentionRule, causal_attend
 
 
 @torch.inference_mode()
 def golden_logits(decoder: Decoder, prompts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-    """Logits after the last token of every prompt, each prompt alone -> (prompts, V)."""
-    rows = []
-    for prompt in prompts:
-        length = len(prompt)
-        hidden = decoder(torch.tensor(prompt), torch.arange(length), causal_attend(1, length))
-        rows.append(decoder.logits(hidden[-1:]))
-    logits: NDArray[np.float32] = torch.cat(rows).numpy()
+    """Logits after the last token of every prompt -> (prompts, V). One pass: packed weights are unpacked once."""
+    lengths = [len(prompt) for prompt in prompts]
+    tokens = torch.tensor([token for prompt in prompts for token in prompt])
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    hidden = decoder(tokens, positions, _apart(lengths))
+    logits: NDArray[np.float32] = decoder.logits(hidden[np.cumsum(lengths) - 1]).numpy()
     return logits
+
+
+def _apart(lengths: list[int]) -> Attend:
+    """Attention within each of several sequences, one after the other in the rows."""
+    each = [causal_attend(1, length) for length in lengths]
+
+    def attend(rule: AttentionRule, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        rows = zip(each, *(torch.split(t, lengths) for t in (q, k, v)), strict=True)
+        return torch.cat([one(rule, *qkv) for one, *qkv in rows])
+
+    return attend

@@ -1,4 +1,4 @@
-"""What a weight format is. Shapes: O outputs, I inputs, R rows."""
+"""What a weight format is. Shapes: O outputs, I inputs."""
 
 from typing import NamedTuple, Protocol
 
@@ -17,7 +17,7 @@ class TensorSpec(NamedTuple):
 
 
 class WeightFormat(Protocol):
-    """How one weight (O, I) is stored and multiplied. Choosing its values is the business of compression passes."""
+    """How one weight (O, I) is stored. Choosing its values is the business of compression passes."""
 
     @property
     def name(self) -> str:
@@ -34,8 +34,4 @@ class WeightFormat(Protocol):
 
     def unpack(self, packed: Packed) -> Tensor:
         """The weight as float32 (O, I)."""
-        ...
-
-    def linear(self, x: Tensor, unpacked: Tensor, bias: Tensor | None) -> Tensor:
-        """x (R, I) times the weight, given as ``unpack`` returned it -> (R, O)."""
         ...

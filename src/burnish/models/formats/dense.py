@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from burnish.kernels import ops
 from burnish.models.formats.base import Packed, TensorSpec
 
 
@@ -23,10 +22,6 @@ class Dense:
     def unpack(self, packed: Packed) -> Tensor:
         """The weight itself, not a copy."""
         return packed["weight"]
-
-    def linear(self, x: Tensor, unpacked: Tensor, bias: Tensor | None) -> Tensor:
-        """x (R, I) -> (R, O)."""
-        return ops.linear(x, unpacked, bias)
 
 
 DENSE = Dense()

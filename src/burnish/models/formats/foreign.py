@@ -8,6 +8,7 @@ Shapes: O outputs, I inputs, G groups as stored, N native groups.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from burnish.models.formats.integer import IntegerFormat, Quantized
 from burnish.models.formats.table import FORMATS
 
 NATIVE_GROUPS = (128, 64, 32)
+ROWS_AT_ONCE = 1024  # of a weight that is rounded: floats of a whole head would fill a gigabyte
 
 
 class Grouped(NamedTuple):
@@ -126,18 +128,31 @@ def to_native(weight: Grouped | Tensor) -> Native:
 def nearest(weight: Tensor) -> Native:
     """weight (O, I) rounded to eight bits, the largest value of a group to the greatest code."""
     chosen = nearest_format(weight.shape[1])
+    pieces = torch.split(weight, ROWS_AT_ONCE)
+    rounded = [_round(piece, chosen) for piece in pieces]
+    error = total(error_of(quantized, piece) for quantized, piece in zip(rounded, pieces, strict=True))
+    whole = Quantized(torch.cat([part.codes for part in rounded]), torch.cat([part.scales for part in rounded]))
+    return Native(chosen, whole, error)
+
+
+def _round(weight: Tensor, chosen: IntegerFormat) -> Quantized:
     groups = weight.view(weight.shape[0], chosen.num_groups(weight.shape[1]), -1)
     scales = storable(groups.abs().amax(-1) / chosen.highest)
     scales.masked_fill_(scales == 0, 1.0)
     codes = (groups / scales.unsqueeze(-1)).round_().clamp_(chosen.lowest, chosen.highest)
-    quantized = Quantized(codes.to(torch.int8).view(weight.shape), scales)
-    return Native(chosen, quantized, error_of(quantized, weight))
+    return Quantized(codes.to(torch.int8).view(weight.shape), scales)
 
 
 def error_of(quantized: Quantized, weight: Tensor) -> Error:
     """How far a weight (O, I) is from what stands for it."""
-    lost = (quantized.dequantize() - weight).square().sum(dtype=torch.float64)
-    return Error(float(lost), float(weight.square().sum(dtype=torch.float64)))
+    lost = quantized.dequantize().sub_(weight).square_().sum()
+    return Error(float(lost), float(weight.square().sum()))
+
+
+def total(errors: Iterable[Error]) -> Error:
+    """The error of several weights together."""
+    listed = list(errors)
+    return Error(sum(error.lost for error in listed), sum(error.whole for error in listed))
 
 
 def storable(scales: Tensor) -> Tensor:

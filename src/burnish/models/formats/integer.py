@@ -1,7 +1,7 @@
 """Integer weights: codes times scales, in the layouts of compressed-tensors.
 
 A pass of compression chooses codes and scales; ``pack`` stores them exactly as chosen and ``restore`` gives them back,
-which is what the native kernels take. ``linear`` is the plain reference on the weight as float32.
+which is what the native kernels take. ``unpack`` gives the weight as float32, for the plain reference.
 
 Shapes: O outputs, I inputs, N groups of consecutive inputs sharing a scale.
 """
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from burnish.core.errors import BadRequest
-from burnish.kernels import ops
 from burnish.models.formats.base import Packed, TensorSpec
 
 PER_WORD = 8  # 4-bit codes in an int32
@@ -32,10 +31,11 @@ class Quantized(NamedTuple):
     def dequantize(self) -> Tensor:
         """The weight as float32 (O, I)."""
         outputs, inputs = self.codes.shape
-        codes = self.codes.view(outputs, self.scales.shape[1], -1).float()
+        weight = self.codes.view(outputs, self.scales.shape[1], -1).float()  # its own memory: changed in place
         if self.zeros is not None:
-            codes = codes - self.zeros.unsqueeze(-1)
-        return (codes * self.scales.float().unsqueeze(-1)).view(outputs, inputs)
+            weight -= self.zeros.unsqueeze(-1)
+        weight *= self.scales.float().unsqueeze(-1)
+        return weight.view(outputs, inputs)
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,6 @@ class IntegerFormat:
         if self.asymmetric:
             packed["weight_zero_point"] = _random(torch.int32, (-(-outputs // PER_WORD), groups), generator)
         return packed
-
-    def linear(self, x: Tensor, unpacked: Tensor, bias: Tensor | None) -> Tensor:
-        """x (R, I) -> (R, O)."""
-        return ops.linear(x, unpacked, bias)
 
 
 def _join(codes: Tensor, lowest: int) -> Tensor:

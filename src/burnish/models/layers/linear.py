@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from burnish.kernels import ops
 from burnish.models.formats.base import Packed, WeightFormat
 from burnish.models.formats.dense import DENSE, Dense
 
@@ -19,20 +20,15 @@ class Linear(nn.Module):
         self.format: WeightFormat = DENSE
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
-        self._unpacked: Tensor | None = None
         nn.init.normal_(self.weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (R, I) -> (R, O)."""
-        return self.format.linear(x, self.dense_weight(), self.bias)
+        return ops.linear(x, self.dense_weight(), self.bias)
 
     def dense_weight(self) -> Tensor:
-        """The weight as float32 (O, I); a stored integer weight is unpacked once and kept."""
-        if isinstance(self.format, Dense):  # may be trained or replaced: never kept twice
-            return self.weight
-        if self._unpacked is None:
-            self._unpacked = self.format.unpack(self.packed())
-        return self._unpacked
+        """The weight as float32 (O, I); a stored integer weight is unpacked anew, so that memory holds one."""
+        return self.format.unpack(self.packed())
 
     def packed(self) -> Packed:
         """The stored tensors of the weight, by name."""
@@ -44,7 +40,7 @@ class Linear(nn.Module):
         assert {name: tuple(t.shape) for name, t in packed.items()} == {n: spec.shape for n, spec in layout.items()}
         for name in self.packed():
             delattr(self, name)
-        self.format, self._unpacked = weight_format, None
+        self.format = weight_format
         for name, tensor in packed.items():
             if isinstance(weight_format, Dense):
                 self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
