@@ -15,10 +15,14 @@ constexpr int kAhead = 2304;     // bytes of prefetch: found by measurement, doc
 
 using Sums = float[kPanel];  // accumulators of one row and panel
 
-// Rows of a chunk, whole groups of kRows: so many that a weight is read again as seldom as can be.
-inline int chunk_rows(long row_bytes) {
-    long rows = kChunkBytes / row_bytes / kRows * kRows;
-    return static_cast<int>(rows < 48 ? 48 : rows > kMostRows ? kMostRows : rows);
+// Rows of a chunk, whole groups of kRows: so many that a weight is read again as seldom as can be, and the same for every
+// chunk, as a small last one would read all weights for little. A quarter beyond kChunkBytes may save a chunk.
+inline int chunk_rows(long row_bytes, int rows) {
+    long groups = rows > kRows ? round_up(rows, kRows) / kRows : 1;
+    long most = kChunkBytes / row_bytes / kRows, least = 48 / kRows;
+    most = most < least ? least : most;
+    long chunks = (4 * groups + 5 * most - 1) / (5 * most), even = (groups + chunks - 1) / chunks * kRows;
+    return static_cast<int>(even > kMostRows ? kMostRows : even);
 }
 
 // --- layout ---------------------------------------------------------------------------------------------------------
@@ -275,7 +279,7 @@ void linear_int8(const Weight& w, const float* bias, const Blocks& acts, int row
     GroupLayout layout(w);
     long bytes = panel_bytes(w);
     int blocks = round_up(w.inputs, kBlock) / kBlock, step = kIntInputs / kBlock;
-    int most = chunk_rows(w.inputs);
+    int most = chunk_rows(w.inputs, rows);
     alignas(64) Sums sums[kMostRows];
     for (int chunk = 0; chunk < rows; chunk += most) {
         int count = rows - chunk < most ? rows - chunk : most;
@@ -311,7 +315,7 @@ void linear_float(const Weight& w, const float* bias, const float* source, int s
                   float* out, int stride, bool add_old) {
     bool is_integer = w.kind == Kind::int8 || w.kind == Kind::int4;
     long bytes = panel_bytes(w);
-    int most = chunk_rows(4L * w.inputs);
+    int most = chunk_rows(4L * w.inputs, rows);
     alignas(64) Sums sums[kMostRows];
     for (int chunk = 0; chunk < rows; chunk += most) {
         int count = rows - chunk < most ? rows - chunk : most;
