@@ -10,6 +10,7 @@ from benchmarks.workloads import WORKLOADS
 QUIET_CORES = 0.1  # others' use of the machine above which a run is disturbed
 DISTURBED_SHARE = 0.1  # of runs: more make the figures doubtful
 REFERENCE = "llama_cpp"
+STOPPED = "**The run was stopped before its end:** medians are of what was measured until then.\n\n"
 
 
 def page(results: Results) -> str:
@@ -55,7 +56,7 @@ Random weights but for the built-in model (speed does not depend on their values
 caches off, greedy. Peers in turn, {rounds_text(results.rounds)}, all but one stopped. Medians; in brackets the least
 and the most.
 
-Memory read: {_bandwidth(results)}.
+{"" if results.is_whole else STOPPED}Memory read: {_bandwidth(results)}.
 {_weather(results.cores_of_others)}
 Versions: {", ".join(f"{name} {version}" for name, version in results.versions.items())}.
 """

@@ -49,9 +49,9 @@ class Start:
     peak_rss_bytes: int  # of the last warm start
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Results:
-    """A whole run."""
+    """A whole run, filled as it goes."""
 
     date: str
     commit: str
@@ -66,6 +66,7 @@ class Results:
     lines: list[Measured]
     start: Start | None
     start_reason: str | None = None
+    is_whole: bool = False  # not stopped before its end
 
     @property
     def bandwidth(self) -> float | None:

@@ -3,7 +3,7 @@
     python -m benchmarks.run [--only PEER ...] [--shapes NAME ...] [--formats NAME ...] [--workloads NAME ...]
                              [--rounds N] [--threads N] [--quick] [--out FOLDER]
 
-Raw figures are written after every group of lines, so that a run that is stopped leaves what it found.
+Formats one after the other, each in every shape; a run that is stopped writes what it found until then.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,39 +39,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The whole run."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # workers are stopped processes: they must be ended, not left
     asked = _parse(arguments)
-    results = measure(asked)
-    write(results, asked.out)
+    results = _before(asked)
+    try:
+        measure(results, asked)
+        results.bandwidth_after = _bandwidth(asked)
+        results.is_whole = True
+    finally:
+        write(results, asked.out)
 
 
-def measure(asked: argparse.Namespace) -> Results:
-    """Every group of lines that was asked for."""
-    threads = tuple(sorted({1, asked.threads}))
-    results = Results(
-        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        commit=_commit(),
-        machine=asdict(this_machine()),
-        threads=asked.threads,
-        rounds=asked.rounds,
-        bandwidth_before=_named(read_bandwidth(threads)),
-        bandwidth_after={},
-        cache_bytes=cache_bytes(),
-        parameters={shape.name: _parameters(shape) for shape in asked.shapes},
-        versions=_versions(asked.only),
-        lines=[],
-        start=None,
-    )
-    asked.out.mkdir(parents=True, exist_ok=True)
-    for number, shape in enumerate(asked.shapes):
-        for weights in asked.formats:
+def measure(results: Results, asked: argparse.Namespace) -> None:
+    """Every group of lines that was asked for, into ``results``."""
+    _measure_start(results, asked)
+    for weights in asked.formats:
+        for number, shape in enumerate(asked.shapes):
             lines = [line for line in LINES if _is_asked(line, shape, weights, asked.only)]
             _compete(results, shape, lines, asked, seed=number)
-            results.write(asked.out / "cpu.json")
-    results = _with_start(results, asked)
-    return replace(results, bandwidth_after=_named(read_bandwidth(threads)))
 
 
 def write(results: Results, out: Path) -> None:
     """The three outputs; the picture is left out when it cannot be drawn."""
+    out.mkdir(parents=True, exist_ok=True)
     results.write(out / "cpu.json")
     (out / "cpu.md").write_text(page(results), encoding="utf-8")
     try:
@@ -82,19 +70,38 @@ def write(results: Results, out: Path) -> None:
     tell(f"written: {out}")
 
 
+def _before(asked: argparse.Namespace) -> Results:
+    """Everything but the measurements."""
+    return Results(
+        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        commit=_commit(),
+        machine=asdict(this_machine()),
+        threads=asked.threads,
+        rounds=asked.rounds,
+        bandwidth_before=_bandwidth(asked),
+        bandwidth_after={},
+        cache_bytes=cache_bytes(),
+        parameters={shape.name: _parameters(shape) for shape in asked.shapes},
+        versions=_versions(asked.only),
+        lines=[],
+        start=None,
+    )
+
+
 def _compete(results: Results, shape: Shape, lines: list[Line], asked: argparse.Namespace, *, seed: int) -> None:
     contest = Contest(shape, lines, vocab_size=_config(shape)["vocab_size"], threads=asked.threads, seed=seed)
-    results.lines.extend(contest.run(asked.workloads, asked.rounds))
+    results.lines.extend(contest.found.values())  # filled as it goes
+    contest.run(asked.workloads, asked.rounds)
 
 
-def _with_start(results: Results, asked: argparse.Namespace) -> Results:
+def _measure_start(results: Results, asked: argparse.Namespace) -> None:
     wanted = [shape for shape in asked.shapes if shape.name == START_SHAPE]
     if not wanted or OURS not in asked.only or "int4" not in asked.formats:
-        return results
+        return
     try:
-        return replace(results, start=measure_start(wanted[0], threads=asked.threads, repeats=asked.rounds))
+        results.start = measure_start(wanted[0], threads=asked.threads, repeats=asked.rounds)
     except Unavailable as reason:
-        return replace(results, start_reason=str(reason))
+        results.start_reason = str(reason)
 
 
 def _is_asked(line: Line, shape: Shape, weights: Format, only: Sequence[str]) -> bool:
@@ -130,8 +137,9 @@ def _commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def _named(bandwidth: dict[int, float]) -> dict[str, float]:
-    return {str(threads): rate for threads, rate in bandwidth.items()}
+def _bandwidth(asked: argparse.Namespace) -> dict[str, float]:
+    """Bytes per second read from memory, by the number of threads."""
+    return {str(threads): rate for threads, rate in read_bandwidth(tuple(sorted({1, asked.threads}))).items()}
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -38,6 +38,7 @@ def results() -> Results:
             measured("burnish", "int8", [80.0, 90.0, 100.0]),
         ],
         start=None,
+        is_whole=True,
     )
 
 
@@ -71,6 +72,15 @@ def test_a_loaded_machine_is_said(results: Results) -> None:
     assert "loaded" not in page(results)
     results.lines[0].others["decode-1"] = [0.0, 0.9, 0.8]
     assert "during 2 of 12 runs, 0.00 in the median. **The machine was loaded" in page(results)
+
+
+def test_a_run_that_was_stopped_says_so(results: Results) -> None:
+    assert "stopped before its end" not in page(results)
+    results.is_whole = False
+    results.lines.append(Measured(shape="143m", format="int8", peer="openvino", variant="x", label="OpenVINO int8"))
+    text = page(results)
+    assert "**The run was stopped before its end:**" in text
+    assert "| OpenVINO int8 | - | - | - | - | - | - | - |" in text
 
 
 def test_starts_are_told(results: Results) -> None:
