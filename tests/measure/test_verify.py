@@ -12,8 +12,8 @@ from burnish.core.errors import BadRequest
 from burnish.engine import engine
 from burnish.measure import verify as room
 from burnish.measure.verify import verify
-from burnish.plan.executor import Arena, Backend, make_executor
-from burnish.plan.ops import Floats, Plan, StepInputs
+from burnish.plan.executor import Backend, make_executor
+from burnish.plan.ops import Arena, Floats, Plan, StepInputs
 from tests.tiny import tiny_decoder
 
 NAMES = [

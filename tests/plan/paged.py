@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from burnish.core.types import KeyKind
-from burnish.plan.executor import Arena, Executor
+from burnish.plan.executor import Executor
 from burnish.plan.interpreter import Interpreter
-from burnish.plan.ops import Floats, Plan, StepInputs
+from burnish.plan.ops import Arena, Floats, Plan, StepInputs
 
 BLOCK = 8
 

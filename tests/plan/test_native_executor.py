@@ -9,10 +9,10 @@ import torch
 from burnish.core.types import KeyKind
 from burnish.kernels.native import native
 from burnish.models.checkpoint import load_decoder
-from burnish.plan.executor import Arena, Executor
+from burnish.plan.executor import Executor
 from burnish.plan.lower import lower
 from burnish.plan.native import NativeExecutor
-from burnish.plan.ops import Plan
+from burnish.plan.ops import Arena, Plan
 from tests.models import oracle
 from tests.plan.paged import Paged, deviation, equal
 from tests.plan.rounded import linear_names, round_layers

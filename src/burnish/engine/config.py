@@ -7,8 +7,8 @@ from typing import get_args
 
 from burnish.core.errors import BadSettings
 from burnish.core.types import KeyKind
-from burnish.plan.executor import Arena, Backend
-from burnish.plan.ops import PlanShape
+from burnish.plan.executor import Backend
+from burnish.plan.ops import Arena, PlanShape
 
 log = logging.getLogger(__name__)
 

@@ -1,23 +1,12 @@
 """What runs a plan, and the choice between the two that can."""
 
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 from burnish.core.errors import BadSettings
-from burnish.core.types import KeyKind
 from burnish.kernels.native import native
-from burnish.plan.ops import Floats, Plan, StepInputs
+from burnish.plan.ops import Arena, Floats, Plan, StepInputs
 
 Backend = Literal["auto", "native", "reference"]
-
-
-class Arena(NamedTuple):
-    """The memory a plan runs in."""
-
-    num_blocks: int
-    block_size: int  # tokens
-    max_rows: int  # tokens of a step
-    keys: KeyKind
-    threads: int
 
 
 class Executor(Protocol):

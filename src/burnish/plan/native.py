@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from burnish.kernels.native import best_body
 from burnish.kernels.tiles import Tiles
-from burnish.plan.executor import Arena
 from burnish.plan.ops import (
     Activate,
+    Arena,
     Attend,
     Embed,
     Floats,

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from burnish.core.types import KeyKind
 from burnish.kernels.tiles import Tiles
 
 Floats = NDArray[np.float32]
@@ -163,6 +164,16 @@ class Plan:
         """Bytes of all weights; shared ones count once."""
         found = {id(tiles): tiles for op in self.operations for tiles in vars(op).values() if isinstance(tiles, Tiles)}
         return sum(tiles.data.nbytes for tiles in found.values())
+
+
+class Arena(NamedTuple):
+    """The memory a plan runs in."""
+
+    num_blocks: int
+    block_size: int  # tokens
+    max_rows: int  # tokens of a step
+    keys: KeyKind
+    threads: int
 
 
 class StepInputs(NamedTuple):
