@@ -106,7 +106,7 @@ def test_inspect_counts_what_is_there(burnish: Run, tiny_folder: Path) -> None:
     account = found["account"]
     assert (found["family"], found["vocab_size"], found["max_positions"]) == ("llama", 259, 2048)
     assert account["num_parameters"] == sum(p.numel() for p in decoder.parameters())
-    assert account["kv_bytes_per_token"] == 2 * 2 * 2 * 16 * 4
+    assert (account["keys"], account["kv_bytes_per_token"]) == ("f16", 2 * 2 * 2 * 16 * 2)
     sizes = {size["format"].partition("-")[0]: size["weight_bytes"] for size in account["sizes"]}
     assert sizes["dense"] > sizes["int8"] > sizes["int4"] > 0
     assert account["flops_per_token"] >= 2 * account["num_parameters"] - 2 * 259 * 64

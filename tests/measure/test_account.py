@@ -79,8 +79,10 @@ def test_a_format_that_does_not_fit_is_left_out() -> None:
 
 
 def test_keys_and_values() -> None:
-    assert kv_bytes_per_token(tiny_config()) == 2 * 2 * 2 * 16 * 4
-    assert kv_bytes_per_token(tiny_config(), itemsize=2) == 2 * 2 * 2 * 16 * 2
+    assert kv_bytes_per_token(tiny_config(), "f32") == 2 * 2 * 2 * 16 * 4
+    assert kv_bytes_per_token(tiny_config(), "f16") == 2 * 2 * 2 * 16 * 2
+    assert kv_bytes_per_token(tiny_config(), "int8") == 2 * 2 * 2 * (16 + 4)
+    assert account(tiny_config()).kv_bytes_per_token == 2 * 2 * 2 * 16 * 2, "as an engine stores them"
 
 
 def test_bfloat16_halves_what_stays_dense() -> None:

@@ -84,7 +84,7 @@ def _table(model: str, found: Inspection) -> Table:
     for size in costs.sizes:
         name = found.dense_type if size.format == "dense" else size.format
         table.add_row(f"weights in {name}", human_bytes(size.weight_bytes))
-    table.add_row("KV cache", f"{human_bytes(costs.kv_bytes_per_token)} per token (float32)")
+    table.add_row("KV cache", f"{human_bytes(costs.kv_bytes_per_token)} per token ({costs.keys})")
     table.add_row("FLOPs per token", f"{human_count(costs.flops_per_token)} empty context")
     table.add_row("", f"{human_count(costs.flops_per_token_full)} full context")
     if found.manifest is not None:

@@ -54,10 +54,10 @@ class EngineConfig:
                 raise BadSettings(f"{name} {getattr(self, name)!r} is unknown", remedy=f"Use {', '.join(known)}")
 
 
-def token_bytes(shape: PlanShape, keys: KeyKind) -> int:
+def token_bytes(num_layers: int, num_kv_heads: int, head_dim: int, keys: KeyKind) -> int:
     """Bytes of the keys and values of one token, all layers."""
-    head = {"f32": 4 * shape.head_dim, "f16": 2 * shape.head_dim, "int8": shape.head_dim + 4}[keys]
-    return 2 * shape.num_layers * shape.num_kv_heads * head
+    head = {"f32": 4 * head_dim, "f16": 2 * head_dim, "int8": head_dim + 4}[keys]
+    return 2 * num_layers * num_kv_heads * head
 
 
 def resolve(config: EngineConfig, shape: PlanShape) -> EngineConfig:
@@ -66,7 +66,8 @@ def resolve(config: EngineConfig, shape: PlanShape) -> EngineConfig:
 
     Raises ``BadSettings`` when the blocks exceed the machine's memory.
     """
-    block_bytes = token_bytes(shape, config.keys) * config.block_size
+    of_token = token_bytes(shape.num_layers, shape.num_kv_heads, shape.head_dim, config.keys)
+    block_bytes = of_token * config.block_size
     if config.threads is None:
         config = replace(config, threads=len(os.sched_getaffinity(0)))
     if config.num_blocks is None:

@@ -8,10 +8,13 @@ from math import prod
 from typing import NamedTuple
 
 from burnish.core.errors import BadRequest
+from burnish.core.types import KeyKind
+from burnish.engine.config import EngineConfig, token_bytes
 from burnish.models.decoder import DecoderConfig
 from burnish.models.formats.base import WeightFormat
 from burnish.models.formats.table import FORMATS
 
+KEYS = EngineConfig().keys
 RECIPE_FORMATS = ("int8", "int4-g128", "int4-g64", "int4-g32")  # of the blocks; an untied head takes int8
 
 
@@ -38,6 +41,7 @@ class Account:
     num_parameters: int
     num_layer_parameters: int  # in the linear layers of the blocks
     sizes: tuple[FormatSize, ...]  # only formats every layer fits
+    keys: KeyKind  # how an engine stores keys and values unless it is told otherwise
     kv_bytes_per_token: int
     flops_per_token: int  # with an empty context
     flops_per_token_full: int  # with a full context
@@ -50,7 +54,8 @@ def account(config: DecoderConfig, *, dense_itemsize: int = 4) -> Account:
         num_parameters=num_parameters(config),
         num_layer_parameters=config.num_layers * sum(shape.outputs * shape.inputs for shape in shapes),
         sizes=tuple(_sizes(config, dense_itemsize)),
-        kv_bytes_per_token=kv_bytes_per_token(config),
+        keys=KEYS,
+        kv_bytes_per_token=kv_bytes_per_token(config, KEYS),
         flops_per_token=flops_per_token(config, context=0),
         flops_per_token_full=flops_per_token(config, context=config.max_positions),
     )
@@ -81,9 +86,9 @@ def num_parameters(config: DecoderConfig) -> int:
     return tables * config.hidden_size + config.num_layers * (linears + norms) + norm
 
 
-def kv_bytes_per_token(config: DecoderConfig, *, itemsize: int = 4) -> int:
+def kv_bytes_per_token(config: DecoderConfig, keys: KeyKind) -> int:
     """Keys and values of one token in all layers."""
-    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * itemsize
+    return token_bytes(config.num_layers, config.num_kv_heads, config.head_dim, keys)
 
 
 def flops_per_token(config: DecoderConfig, *, context: int) -> int:
