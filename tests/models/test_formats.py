@@ -60,7 +60,9 @@ def test_packing_keeps_every_code_and_scale(weight_format: IntegerFormat, output
     codes = torch.randint(*limits, (outputs, inputs), dtype=torch.int8, generator=generator)
     scales = torch.rand(outputs, weight_format.num_groups(inputs), generator=generator)
     zeros = (
-        torch.randint(0, 16, scales.shape, dtype=torch.int8, generator=generator) if weight_format.asymmetric else None
+        torch.randint(0, 1 << weight_format.bits, scales.shape, dtype=torch.int8, generator=generator)
+        if weight_format.asymmetric
+        else None
     )
     packed = weight_format.pack(Quantized(codes, scales, zeros))
     layout = weight_format.layout(outputs, inputs)
@@ -76,14 +78,16 @@ def test_packing_keeps_every_code_and_scale(weight_format: IntegerFormat, output
         assert unpacked[o, i] == float(int(codes[o, i]) - zero) * scales[o, group]
 
 
-@given(st.integers(1, 4), st.integers(1, 9), st.integers(0, 2**31))
-def test_int4_words_are_those_of_compressed_tensors(outputs: int, words: int, seed: int) -> None:
-    inputs = 32 * words
-    codes = torch.randint(-8, 8, (outputs, inputs), dtype=torch.int8, generator=torch.Generator().manual_seed(seed))
-    assert isinstance(FOUR, IntegerFormat)
-    packed = FOUR.pack(Quantized(codes, torch.ones(outputs, words)))
-    assert torch.equal(packed["weight_packed"], pack_to_int32(codes, 4))
-    assert torch.equal(unpack_from_int32(packed["weight_packed"], 4, codes.shape), codes)
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@given(outputs=st.integers(1, 4), groups=st.integers(1, 9), seed=st.integers(0, 2**31))
+def test_words_are_those_of_compressed_tensors(bits: int, outputs: int, groups: int, seed: int) -> None:
+    inputs, stored = 32 * groups, FORMATS[f"int{bits}-g32"]
+    assert isinstance(stored, IntegerFormat)
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(stored.lowest, stored.highest + 1, (outputs, inputs), dtype=torch.int8, generator=generator)
+    packed = stored.pack(Quantized(codes, torch.ones(outputs, groups)))
+    assert torch.equal(packed["weight_packed"], pack_to_int32(codes, bits))
+    assert torch.equal(unpack_from_int32(packed["weight_packed"], bits, codes.shape), codes)
     assert packed["weight_shape"].tolist() == [outputs, inputs]
 
 
@@ -262,7 +266,7 @@ def test_what_is_written_reads_back(name: str) -> None:
         (config(ignore=["re:("]), "pattern"),
         (config(kv_cache_scheme={"num_bits": 8}), "kv_cache_scheme is not supported"),
         (config(format="marlin-24"), "'marlin-24'"),
-        (weights(num_bits=3), "'num_bits': 3"),
+        (weights(num_bits=5), "'num_bits': 5"),
         (weights(type="float"), "'type': 'float'"),
         (weights(strategy="block"), "'strategy': 'block'"),
         (weights(group_size=-2), "'group_size': -2"),

@@ -7,7 +7,7 @@ from burnish.models.formats.base import Packed, TensorSpec
 
 
 class Dense:
-    """One float32 tensor (O, I)."""
+    """One tensor of floats (O, I)."""
 
     name = "dense"
 
@@ -20,8 +20,9 @@ class Dense:
         return {"weight": torch.empty(outputs, inputs).normal_(std=0.02, generator=generator).bfloat16().float()}
 
     def unpack(self, packed: Packed) -> Tensor:
-        """The weight itself, not a copy."""
-        return packed["weight"]
+        """The weight itself, not a copy, unless it is kept in fewer bits than float32."""
+        weight = packed["weight"]
+        return weight if weight.element_size() >= 4 else weight.float()
 
 
 DENSE = Dense()

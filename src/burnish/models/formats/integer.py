@@ -6,16 +6,18 @@ which is what the native kernels take. ``unpack`` gives the weight as float32, f
 Shapes: O outputs, I inputs, N groups of consecutive inputs sharing a scale.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from burnish.core.errors import BadRequest
 from burnish.models.formats.base import Packed, TensorSpec
 
-PER_WORD = 8  # 4-bit codes in an int32
+WORD = 32  # bits
 
 
 class Quantized(NamedTuple):
@@ -69,21 +71,26 @@ class IntegerFormat:
         return inputs // self.group_size
 
     def layout(self, outputs: int, inputs: int) -> dict[str, TensorSpec]:
-        """int8: one byte per code; int4: eight codes per int32, first in the lowest bits, and zero points likewise,
-        packed along the outputs. Scales beside them.
+        """int8: one byte per code. Fewer bits: codes one after the other in words of 32 bits, the first in the lowest,
+        and zero points likewise, packed along the outputs. Scales beside them.
         """
         groups = self.num_groups(inputs)
         scales = TensorSpec((outputs, groups), torch.float32)
         if self.bits == 8:
             return {"weight": TensorSpec((outputs, inputs), torch.int8), "weight_scale": scales}
         specs = {
-            "weight_packed": TensorSpec((outputs, -(-inputs // PER_WORD)), torch.int32),
+            "weight_packed": TensorSpec((outputs, num_words(inputs, self.bits)), torch.int32),
             "weight_scale": scales,
             "weight_shape": TensorSpec((2,), torch.int64),
         }
         if self.asymmetric:
-            specs["weight_zero_point"] = TensorSpec((-(-outputs // PER_WORD), groups), torch.int32)
+            specs["weight_zero_point"] = TensorSpec((num_words(outputs, self.bits), groups), torch.int32)
         return specs
+
+    def stored_bytes(self, outputs: int, inputs: int) -> int:
+        """Bytes of a weight (O, I) with its scales."""
+        layout = self.layout(outputs, inputs)
+        return sum(math.prod(spec.shape) * spec.dtype.itemsize for spec in layout.values())
 
     def pack(self, quantized: Quantized) -> Packed:
         """Store codes and scales as they are."""
@@ -95,10 +102,10 @@ class IntegerFormat:
         assert (zeros is not None) == self.asymmetric
         if self.bits == 8:
             return {"weight": codes, "weight_scale": scales}
-        packed = {"weight_packed": _join(codes, self.lowest), "weight_scale": scales}
+        packed = {"weight_packed": _join(codes, self.bits, self.lowest), "weight_scale": scales}
         packed["weight_shape"] = torch.tensor(codes.shape)
         if zeros is not None:
-            packed["weight_zero_point"] = _join(zeros.t(), self.lowest).t().contiguous()
+            packed["weight_zero_point"] = _join(zeros.t(), self.bits, self.lowest).t().contiguous()
         return packed
 
     def restore(self, packed: Packed) -> Quantized:
@@ -106,10 +113,10 @@ class IntegerFormat:
         if self.bits == 8:
             return Quantized(packed["weight"], packed["weight_scale"])
         outputs, inputs = packed["weight_shape"].tolist()
-        codes = _split(packed["weight_packed"], self.lowest)[:, :inputs]
+        codes = _split(packed["weight_packed"], self.bits, self.lowest)[:, :inputs]
         zeros = None
         if self.asymmetric:
-            zeros = _split(packed["weight_zero_point"].t(), self.lowest).t()[:outputs].contiguous()
+            zeros = _split(packed["weight_zero_point"].t(), self.bits, self.lowest).t()[:outputs].contiguous()
         return Quantized(codes.contiguous(), packed["weight_scale"], zeros)
 
     def unpack(self, packed: Packed) -> Tensor:
@@ -122,25 +129,36 @@ class IntegerFormat:
         scales = torch.full((outputs, groups), 0.02 * 12**0.5 / 2**self.bits).half().float()
         if self.bits == 8:
             return {"weight": _random(torch.int8, (outputs, inputs), generator), "weight_scale": scales}
-        packed = {"weight_packed": _random(torch.int32, (outputs, -(-inputs // PER_WORD)), generator)}
+        packed = {"weight_packed": _random(torch.int32, (outputs, num_words(inputs, self.bits)), generator)}
         packed |= {"weight_scale": scales, "weight_shape": torch.tensor((outputs, inputs))}
         if self.asymmetric:
-            packed["weight_zero_point"] = _random(torch.int32, (-(-outputs // PER_WORD), groups), generator)
+            packed["weight_zero_point"] = _random(torch.int32, (num_words(outputs, self.bits), groups), generator)
         return packed
 
 
-def _join(codes: Tensor, lowest: int) -> Tensor:
-    """Codes (O, I) as words (O, I / 8, rounded up), the first code in the lowest bits; the last is filled up."""
-    raised = torch.nn.functional.pad(codes.to(torch.int32) - lowest, (0, -codes.shape[1] % PER_WORD))
-    shifts = torch.arange(0, 32, 4, dtype=torch.int32)
-    joined = raised.view(codes.shape[0], -1, PER_WORD) << shifts
-    return joined.sum(-1).to(torch.int32)  # the codes' bits are disjoint: a sum is an or
+def num_words(count: int, bits: int) -> int:
+    """Words of 32 bits that hold ``count`` codes, one after the other."""
+    return -(-count * bits // WORD)
 
 
-def _split(words: Tensor, lowest: int) -> Tensor:
-    """Words (O, W) as codes (O, 8 W): the inverse of ``_join``."""
-    pairs = words.contiguous().view(torch.uint8).unsqueeze(-1)  # the low nibble of a byte is the earlier code
-    return (torch.cat((pairs & 15, pairs >> 4), -1).view(torch.int8) + lowest).flatten(1)
+def _join(codes: Tensor, bits: int, lowest: int) -> Tensor:
+    """Codes (O, I) as words (O, W), the first code in the lowest bits; the last word is filled up with zeros."""
+    raised = (codes - lowest).to(torch.uint8).contiguous().numpy()
+    stream = np.unpackbits(raised[..., np.newaxis], axis=-1, count=bits, bitorder="little").reshape(len(raised), -1)
+    stream = np.pad(stream, ((0, 0), (0, -stream.shape[1] % WORD)))
+    return torch.from_numpy(np.packbits(stream, axis=-1, bitorder="little").view(np.int32))
+
+
+def _split(words: Tensor, bits: int, lowest: int) -> Tensor:
+    """Words (O, W) as codes (O, 32 W / bits, rounded down): the inverse of ``_join``."""
+    packed = words.reshape(-1).view(torch.uint8).view(len(words), -1)
+    if bits == 4:  # the low nibble of a byte is the earlier code
+        raised = torch.stack((packed & 15, packed >> 4), -1).flatten(1)
+    else:
+        stream = np.unpackbits(packed.numpy(), axis=-1, bitorder="little")
+        whole = stream[:, : stream.shape[1] // bits * bits].reshape(len(stream), -1, bits)
+        raised = torch.from_numpy(np.packbits(whole, axis=-1, bitorder="little")[..., 0])
+    return raised.view(torch.int8) + lowest
 
 
 def _random(dtype: torch.dtype, shape: tuple[int, int], generator: torch.Generator) -> Tensor:

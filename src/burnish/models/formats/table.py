@@ -9,8 +9,12 @@ _ALL: tuple[WeightFormat, ...] = (
     DENSE,
     IntegerFormat("int8", 8, None),
     *(IntegerFormat(f"int8-g{size}", 8, size) for size in (128, 64, 32)),
-    *(IntegerFormat(f"int4-g{size}", 4, size) for size in (128, 64, 32)),
-    *(IntegerFormat(f"int4-g{size}-asym", 4, size, asymmetric=True) for size in (128, 64, 32)),
+    *(IntegerFormat(f"int{bits}-g{size}", bits, size) for bits in (4, 3, 2) for size in (128, 64, 32)),
+    *(
+        IntegerFormat(f"int{bits}-g{size}-asym", bits, size, asymmetric=True)
+        for bits in (4, 3, 2)
+        for size in (128, 64, 32)
+    ),
 )
 FORMATS = {weight_format.name: weight_format for weight_format in _ALL}
 
