@@ -1,5 +1,6 @@
 """Every command: its help, its JSON, its table."""
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -169,12 +170,17 @@ def test_quality_alone_and_against_its_parent(burnish: Run, tiny_folder: Path, p
     words = ("quality", tmp_path / "int4", "--data", prose, "--against", tiny_folder)
     both = burnish(*words, "--json").json
     assert both["parent_perplexity"] == alone["perplexity"]
-    for field in ("perplexity", "parent_perplexity", "loss_ratio"):
+    for field in ("perplexity", "parent_perplexity", "loss_ratio", "kl", "top1_agreement"):
         assert set(both[field]) == {"value", "low", "high"}
     expected = both["perplexity"]["value"] / both["parent_perplexity"]["value"]
-    assert both["loss_ratio"]["value"] == pytest.approx(expected)
+    assert both["loss_ratio"]["value"] == pytest.approx(expected - 1, abs=1e-9)
+    assert both["kl"]["low"] < both["kl"]["value"] < both["kl"]["high"]
+    assert 0 < both["kl"]["value"] < 0.5
+    assert 0.1 < both["top1_agreement"]["value"] < 1
+    assert both["data_sha256"] == alone["data_sha256"] == hashlib.sha256(prose.read_bytes()).hexdigest()
     same = burnish("quality", tiny_folder, "--data", prose, "--against", tiny_folder, "--json").json
-    assert same["loss_ratio"] == {"value": 1, "low": 1, "high": 1}
+    assert same["loss_ratio"] == same["kl"] == {"value": 0, "low": 0, "high": 0}
+    assert same["top1_agreement"] == {"value": 1, "low": 1, "high": 1}
     assert "95 % interval" in burnish(*words).out
 
 

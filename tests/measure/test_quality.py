@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from burnish.core.errors import BadSettings, NotFound
 from burnish.measure import quality as room
-from burnish.measure.quality import Passage, QualityConfig, compare, prepare, quality, read_text, token_losses
+from burnish.measure.quality import Passage, QualityConfig, compare, pair, prepare, quality, read_text, token_losses
 from burnish.models.decoder import Decoder
 from burnish.models.layers.attention import causal_attend
 from tests.tiny import ByteTokenizer, tiny_decoder
@@ -112,11 +112,11 @@ def test_progress_ends_at_everything(decoder: Decoder) -> None:
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
-def test_a_model_against_itself_is_exactly_one(decoder: Decoder) -> None:
+def test_a_model_against_itself_loses_exactly_nothing(decoder: Decoder) -> None:
     passage = passage_of(decoder, QualityConfig(context=64, stride=32))
     losses = token_losses(decoder, passage)
     found = compare(losses, losses, passage)
-    assert found.loss_ratio == (1.0, 1.0, 1.0)
+    assert found.loss_ratio == (0.0, 0.0, 0.0)
     assert found.quality == found.parent
 
 
@@ -126,8 +126,8 @@ def test_the_ratio_is_that_of_the_perplexities_and_tighter_than_theirs(decoder: 
     noise = np.random.default_rng(0).normal(0.01, 0.01, len(losses))
     found = compare(losses + noise, losses, passage)
     ratio = found.quality.perplexity.value / found.parent.perplexity.value
-    assert found.loss_ratio.value == pytest.approx(ratio, rel=1e-12)
-    assert found.loss_ratio.low > 1.0
+    assert found.loss_ratio.value == pytest.approx(ratio - 1, abs=1e-12)
+    assert found.loss_ratio.low > 0.0
     width = found.loss_ratio.high - found.loss_ratio.low
     alone = found.parent.perplexity
     assert width < 0.1 * (alone.high - alone.low) / alone.value
@@ -140,7 +140,7 @@ def test_paired_intervals_cover_the_true_ratio() -> None:
     def covers() -> bool:
         hard: NDArray[np.float64] = random.gamma(2.0, 2.0, 600)
         found = compare(hard + random.normal(0.02, 0.3, 600), hard, passage).loss_ratio
-        return found.low <= math.exp(0.02) <= found.high
+        return found.low <= math.exp(0.02) - 1 <= found.high
 
     assert 0.93 <= np.mean([covers() for _ in range(600)]) <= 0.98
 
@@ -208,3 +208,29 @@ def test_texts_that_cannot_be_read(tmp_path: Path) -> None:
         read_text(tmp_path / "latin.txt")
     with pytest.raises(BadSettings, match="cannot be read"):
         read_text(tmp_path)
+
+
+def test_a_pair_is_scored_as_each_alone_and_compared_by_definition(decoder: Decoder) -> None:
+    other = tiny_decoder(seed=9)
+    passage = passage_of(decoder, QualityConfig(context=48, stride=20))
+    found = pair(other, decoder, passage)
+    np.testing.assert_allclose(found.losses, token_losses(other, passage), atol=2e-5)
+    np.testing.assert_allclose(found.parent_losses, token_losses(decoder, passage), atol=2e-5)
+    first = torch.tensor([256, *passage.tokens[:40]])
+    ours, theirs = (
+        one.logits(one(first, torch.arange(41), causal_attend(1, 41))).double().softmax(-1) for one in (other, decoder)
+    )
+    apart = (theirs * (theirs / ours).log()).sum(-1)
+    np.testing.assert_allclose(found.divergences[:41], apart, rtol=1e-3)
+    same = ours.argmax(-1) == theirs.argmax(-1)
+    assert found.agreements[:41].tolist() == same.double().tolist()
+    assert found.likeness.kl.value == pytest.approx(found.divergences.mean())
+
+
+def test_a_model_is_like_itself(decoder: Decoder) -> None:
+    passage = passage_of(decoder, QualityConfig(context=48, stride=20))
+    seen: list[tuple[int, int]] = []
+    found = pair(decoder, decoder, passage, progress=lambda done, total: seen.append((done, total)))
+    assert found.likeness.kl == (0.0, 0.0, 0.0)
+    assert found.likeness.top1_agreement == (1.0, 1.0, 1.0)
+    assert seen[-1] == (len(passage.tokens), len(passage.tokens))

@@ -1,6 +1,8 @@
 """burnish quality: perplexity, alone or against another model."""
 
+import hashlib
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,25 +14,41 @@ from burnish.assemble import load_checked, open_plan
 from burnish.cli.output import AsJson, Model, out, print_json, progress
 from burnish.core.errors import BadSettings
 from burnish.measure.intervals import Interval
-from burnish.measure.quality import Passage, QualityConfig, compare, prepare, read_text, token_losses
+from burnish.measure.quality import (
+    Comparison,
+    Likeness,
+    Passage,
+    Quality,
+    QualityConfig,
+    compare,
+    pair,
+    prepare,
+    read_text,
+    token_losses,
+)
 from burnish.measure.quality import quality as judge
+from burnish.models.decoder import Decoder
 from burnish.models.locate import locate
 from burnish.models.tokenizer import load_tokenizer
+from burnish.plan.ops import Plan
 
 app = typer.Typer(add_completion=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QualityReport:
-    """Perplexity on a text, with 95 % intervals; the ratio is perplexity over the parent's."""
+    """Perplexity on a text, with 95 % intervals; the loss ratio is perplexity over the parent's, minus 1."""
 
     perplexity: Interval
     bits_per_byte: Interval
     num_tokens: int
     context: int
     stride: int
+    data_sha256: str  # of the text
     parent_perplexity: Interval | None = None
     loss_ratio: Interval | None = None
+    kl: Interval | None = None  # KL(parent | model), nats per token
+    top1_agreement: Interval | None = None
 
 
 @app.command()
@@ -67,22 +85,42 @@ def assess(
         raise BadSettings(
             f"{model!r} and {against!r} read the text differently", remedy="Compare models of one tokenizer and context"
         )
-    scores = []
-    for name in (model, against) if against is not None else (model,):
-        with progress(f"Scoring {passage.config.context}-token windows with {name}", quiet=quiet) as moved:
-            path = locate(name)
-            opened = load_checked(path).decoder if reference else open_plan(path)
-            scores.append(token_losses(opened, passage, progress=moved))
-    alone = judge(scores[0], passage)
-    both = compare(scores[0], scores[1], passage) if against is not None else None
+    path = locate(model)
+    opened = _open(path, reference)
+    report = partial(_report, passage=passage, data_sha256=hashlib.sha256(text.encode()).hexdigest())
+    windows = f"{passage.config.context}-token windows"
+    if against is None:
+        with progress(f"Scoring {windows} with {model}", quiet=quiet) as moved:
+            return report(judge(token_losses(opened, passage, progress=moved), passage))
+    with progress(f"Scoring {windows} with {model} and {against}", quiet=quiet) as moved:
+        both = pair(opened, _open(locate(against), reference), passage, progress=moved)
+    compared = compare(both.losses, both.parent_losses, passage)
+    return report(compared.quality, compared=compared, likeness=both.likeness)
+
+
+def _open(path: Path, reference: bool) -> Decoder | Plan:
+    return load_checked(path).decoder if reference else open_plan(path)
+
+
+def _report(
+    found: Quality,
+    *,
+    passage: Passage,
+    data_sha256: str,
+    compared: Comparison | None = None,
+    likeness: Likeness | None = None,
+) -> QualityReport:
     return QualityReport(
-        perplexity=alone.perplexity,
-        bits_per_byte=alone.bits_per_byte,
-        num_tokens=alone.num_tokens,
-        context=alone.context,
-        stride=alone.stride,
-        parent_perplexity=both.parent.perplexity if both else None,
-        loss_ratio=both.loss_ratio if both else None,
+        perplexity=found.perplexity,
+        bits_per_byte=found.bits_per_byte,
+        num_tokens=found.num_tokens,
+        context=passage.config.context,
+        stride=passage.config.stride,
+        data_sha256=data_sha256,
+        parent_perplexity=None if compared is None else compared.parent.perplexity,
+        loss_ratio=None if compared is None else compared.loss_ratio,
+        kl=None if likeness is None else likeness.kl,
+        top1_agreement=None if likeness is None else likeness.top1_agreement,
     )
 
 
@@ -100,7 +138,9 @@ def _table(model: str, against: str | None, report: QualityReport) -> Table:
         ("perplexity", report.perplexity),
         ("bits per byte", report.bits_per_byte),
         (escape(f"perplexity of {against}"), report.parent_perplexity),
-        ("ratio", report.loss_ratio),
+        ("loss ratio", report.loss_ratio),
+        ("KL, nats per token", report.kl),
+        ("same likeliest token", report.top1_agreement),
     )
     for name, interval in rows:
         if interval is not None:

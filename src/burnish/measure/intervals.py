@@ -32,6 +32,10 @@ class Interval(NamedTuple):
         """The interval of the exponential."""
         return Interval(*(math.exp(min(bound, 700.0)) for bound in self))
 
+    def shifted(self, by: float) -> "Interval":
+        """The interval of the figure plus ``by``."""
+        return Interval(*(bound + by for bound in self))
+
     def scaled(self, factor: float) -> "Interval":
         """The interval of ``factor`` times the figure, factor > 0."""
         return Interval(*(bound * factor for bound in self))

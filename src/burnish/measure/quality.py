@@ -3,7 +3,6 @@
 Shapes: B windows of a batch, L tokens of a window, R rows, N scored tokens, V vocabulary.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -16,7 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from burnish.core.errors import BadSettings, NotFound
+from burnish.core.documents import Text, read_documents
+from burnish.core.errors import BadSettings
 from burnish.core.types import TextCodec
 from burnish.engine.engine import Model
 from burnish.engine.score import Scorer
@@ -78,9 +78,10 @@ class Quality:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """Two models on the same tokens. ``loss_ratio`` is perplexity over the parent's: 1.01 is one per cent worse.
+    """Two models on the same tokens.
 
-    Its interval comes from the differences per token, so what is hard for both models cancels out.
+    ``loss_ratio`` is perplexity over the parent's, minus 1: 0.01 is one per cent worse. Its interval comes from the
+    differences per token, so what is hard for both models cancels out.
     """
 
     quality: Quality
@@ -91,17 +92,14 @@ class Comparison:
 def read_text(path: Path) -> str:
     """A text file, or the ``text`` fields of a .jsonl file with a blank line between documents.
 
-    Raises ``NotFound`` or ``BadSettings`` (which line is wrong).
+    Raises as ``read_documents``, and ``BadSettings`` for documents that are no texts.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise NotFound(f"text {str(path)!r} does not exist", remedy="Check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadSettings(f"text {str(path)!r} cannot be read: {error}", remedy="Give a UTF-8 text file") from None
-    if path.suffix != ".jsonl":
-        return text
-    return "\n\n".join(_documents(path, text))
+    texts = []
+    for document in read_documents(path):
+        if not isinstance(document, Text):
+            raise BadSettings(f"{str(path)!r} holds chats or token ids", remedy='Give {"text": "..."} per line')
+        texts.append(document.text)
+    return "\n\n".join(texts)
 
 
 def prepare(text: str, codec: TextCodec, shape: DecoderConfig, config: QualityConfig) -> Passage:
@@ -145,8 +143,63 @@ def compare(losses: NDArray[np.float64], parent_losses: NDArray[np.float64], pas
     return Comparison(
         quality=quality(losses, passage),
         parent=quality(parent_losses, passage),
-        loss_ratio=mean_interval(losses - parent_losses).exp(),
+        loss_ratio=mean_interval(losses - parent_losses).exp().shifted(-1),
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Likeness:
+    """How alike two models' predictions are, whatever the text says next."""
+
+    kl: Interval  # KL(parent | model), nats per token
+    top1_agreement: Interval  # share of tokens for which both find the same next token likeliest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """Two models on the same passage, token by token, (N,) each."""
+
+    losses: NDArray[np.float64]
+    parent_losses: NDArray[np.float64]
+    divergences: NDArray[np.float64]
+    agreements: NDArray[np.float64]
+
+    @property
+    def likeness(self) -> Likeness:
+        """The means."""
+        return Likeness(kl=mean_interval(self.divergences), top1_agreement=mean_interval(self.agreements))
+
+
+@torch.inference_mode()
+def pair(model: Model, parent: Model, passage: Passage, *, progress: Progress | None = None) -> Pair:
+    """Score a passage with two models at once, so that their distributions can be compared. As ``token_losses``."""
+    scorers = [_scorer(one, passage.config.context)[0] for one in (model, parent)]
+    found: list[tuple[NDArray[np.float64], ...]] = []
+    num_scored = 0
+    for fed, scored in _fed(passage, 1):
+        rows = _rows(fed, scored)
+        ours, theirs = (torch.cat(list(score(fed, rows))) for score in scorers)
+        targets = fed.flatten()[rows + 1]
+        found.append(
+            (_losses(ours, targets), _losses(theirs, targets), _divergences(ours, theirs), _agree(ours, theirs))
+        )
+        num_scored += len(rows)
+        if progress is not None:
+            progress(num_scored, _num_scored(passage))
+    losses, parent_losses, divergences, agreements = (np.concatenate(part) for part in zip(*found, strict=True))
+    return Pair(losses=losses, parent_losses=parent_losses, divergences=divergences, agreements=agreements)
+
+
+def _divergences(ours: torch.Tensor, theirs: torch.Tensor) -> NDArray[np.float64]:
+    """KL(theirs | ours) of every row of logits (R, V), in float64: near models differ by less than float32 loses."""
+    p, q = theirs.double().log_softmax(-1), ours.double().log_softmax(-1)
+    apart: NDArray[np.float64] = (p.exp() * (p - q)).sum(-1).numpy()
+    return apart
+
+
+def _agree(ours: torch.Tensor, theirs: torch.Tensor) -> NDArray[np.float64]:
+    same: NDArray[np.float64] = (ours.argmax(-1) == theirs.argmax(-1)).double().numpy()
+    return same
 
 
 @torch.inference_mode()
@@ -156,19 +209,29 @@ def token_losses(model: Model, passage: Passage, *, progress: Progress | None = 
     A plan is scored by the kernels that serve it, a decoder by torch in float32: the reference. ``bos`` stands before
     every window, as models that know one never see a text begin without it.
     """
+    losses: list[NDArray[np.float64]] = []
+    num_scored = 0
+    score, at_once = _scorer(model, passage.config.context)
+    for fed, scored in _fed(passage, at_once):
+        losses.append(_batch_losses(score, fed, scored))
+        num_scored += len(losses[-1])
+        if progress is not None:
+            progress(num_scored, _num_scored(passage))
+    return np.concatenate(losses)
+
+
+def _num_scored(passage: Passage) -> int:
+    return len(passage.tokens) - (passage.bos is None)
+
+
+def _fed(passage: Passage, at_once: int) -> Iterator[tuple[torch.Tensor, list[int]]]:
+    """Windows (B, L) of a passage, and how many of the last tokens of each are scored."""
     tokens, config = passage.tokens, passage.config
     lead = [] if passage.bos is None else [passage.bos]
     windows = cut(len(tokens), length=config.context - len(lead), stride=config.stride, first_scored=1 - len(lead))
-    total, losses = len(tokens) - 1 + len(lead), []
-    num_scored = 0
-    score, at_once = _scorer(model, config.context)
     for batch in _batches(windows, at_once):
         fed = torch.tensor([[*lead, *tokens[window.begin : window.end]] for window in batch])
-        losses.append(_batch_losses(score, fed, [window.end - window.score_from for window in batch]))
-        num_scored += len(losses[-1])
-        if progress is not None:
-            progress(num_scored, total)
-    return np.concatenate(losses)
+        yield fed, [window.end - window.score_from for window in batch]
 
 
 _Score = Callable[[torch.Tensor, torch.Tensor], Iterator[torch.Tensor]]
@@ -193,10 +256,15 @@ def _plan_logits(scorer: Scorer, fed: torch.Tensor, rows: torch.Tensor) -> Itera
     yield torch.from_numpy(scorer(fed[0].int().numpy(), rows.int().numpy()))
 
 
+def _rows(fed: torch.Tensor, num_scored: list[int]) -> torch.Tensor:
+    """The flat rows of fed (B, L) that predict the last ``num_scored`` tokens of each of its texts."""
+    length = fed.shape[1]
+    return torch.cat([torch.arange((i + 1) * length - n - 1, (i + 1) * length - 1) for i, n in enumerate(num_scored)])
+
+
 def _batch_losses(score: _Score, fed: torch.Tensor, num_scored: list[int]) -> NDArray[np.float64]:
     """Losses of the last ``num_scored`` tokens of each row of fed (B, L)."""
-    length = fed.shape[1]
-    rows = torch.cat([torch.arange((i + 1) * length - n - 1, (i + 1) * length - 1) for i, n in enumerate(num_scored)])
+    rows = _rows(fed, num_scored)
     logits, targets = score(fed, rows), fed.flatten()[rows + 1]
     losses, first = [], 0
     for part in logits:
@@ -216,18 +284,3 @@ def _batches(windows: list[Window], size: int) -> Iterator[list[Window]]:
     for _, alike in groupby(windows, key=lambda window: window.end - window.begin):
         same = list(alike)
         yield from (same[i : i + size] for i in range(0, len(same), size))
-
-
-def _documents(path: Path, text: str) -> Iterator[str]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            document = json.loads(line)["text"]
-        except (json.JSONDecodeError, KeyError, TypeError):
-            document = None
-        if not isinstance(document, str):
-            raise BadSettings(
-                f"line {number} of {str(path)!r} is no JSON object with a text", remedy='Write {"text": "..."} per line'
-            )
-        yield document

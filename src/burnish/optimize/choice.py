@@ -20,7 +20,9 @@ class Variant:
     prefill_tokens_per_s: Spread
     decode_tokens_per_s: Spread
     perplexity: Interval
-    loss_ratio: Interval | None  # perplexity over the original's on the same tokens; None for the original itself
+    loss_ratio: (
+        Interval | None
+    )  # perplexity over the original's on the same tokens, minus 1; None for the original itself
 
 
 class Choice(NamedTuple):
@@ -36,7 +38,7 @@ def choose(variants: Sequence[Variant], max_loss: float) -> Choice:
     Shown means: the upper end of the 95 % interval keeps the budget. As fast as the fastest are those whose spread
     of decode speeds reaches the fastest one's. The original is always a candidate.
     """
-    kept = [v for v in variants if v.loss_ratio is None or v.loss_ratio.high <= 1 + max_loss]
+    kept = [v for v in variants if v.loss_ratio is None or v.loss_ratio.high <= max_loss]
     fastest = max(kept, key=lambda v: v.decode_tokens_per_s.median)
     as_fast = [v for v in kept if v.decode_tokens_per_s.max >= fastest.decode_tokens_per_s.min]
     best = min(as_fast, key=lambda v: v.file_bytes)
