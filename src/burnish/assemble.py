@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from burnish.core.errors import BadSettings, VerificationFailed
-from burnish.core.records import LayerRecord
+from burnish.core.records import CalibrationRecord, LayerRecord
 from burnish.core.types import ModelCard
 from burnish.engine.config import EngineConfig
 from burnish.models.locate import locate
@@ -51,10 +51,11 @@ class Origin(NamedTuple):
     recipe: str
     records: Sequence[LayerRecord]
     float_activations: Sequence[str] = ()  # linear layers whose inputs stay floats
+    calibration: CalibrationRecord | None = None
 
 
-def load_checked(path: Path) -> "Loaded":
-    """Load a model; one with a manifest must reproduce its golden logits.
+def load_checked(path: Path, *, mapped: bool = False) -> "Loaded":
+    """Load a model; one with a manifest must reproduce its golden logits. ``mapped`` as for ``load_decoder``.
 
     Raises ``BadCheckpoint`` for a folder that cannot be loaded, ``VerificationFailed`` for one that computes
     something else than its manifest says.
@@ -62,7 +63,7 @@ def load_checked(path: Path) -> "Loaded":
     from burnish.models.checkpoint import load_decoder
     from burnish.models.golden import golden_logits
 
-    loaded, manifest = load_decoder(path), read_manifest(path)
+    loaded, manifest = load_decoder(path, mapped=mapped), read_manifest(path)
     if manifest is None:
         return loaded
     shape = loaded.decoder.config
@@ -103,6 +104,7 @@ def write_artifact(loaded: "Loaded", origin: Origin, out: Path) -> Manifest:
             records=origin.records,
             golden=make_golden(prompts, golden_logits(stored.decoder, prompts)),
             float_activations=origin.float_activations,
+            calibration=origin.calibration,
         )
         write_manifest(staging, manifest)
     return manifest

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from burnish.assemble import Origin, load_checked, open_plan, write_artifact
-from burnish.cli.compress import write_variant
+from burnish.cli.compress import Asked, write_variant
+from burnish.compress.chain import decoder_chain
 from burnish.compress.recipe import find_recipe
 from burnish.compress.walk import compress
 from burnish.core.errors import BadSettings, VerificationFailed
@@ -40,7 +41,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make(parent: Path, out: Path, recipe: str) -> Loaded:
     loaded = load_decoder(parent)
-    records = compress(loaded.decoder, find_recipe(recipe))
+    records = compress(decoder_chain(loaded.decoder), find_recipe(recipe))
     write_artifact(loaded, Origin(parent, recipe, records), out)
     return loaded
 
@@ -121,7 +122,7 @@ def test_transformers_opens_the_artifact_and_agrees(parent: Path, tmp_path: Path
 
 
 def test_layers_that_keep_float_inputs_are_told_and_obeyed(parent: Path, tmp_path: Path) -> None:
-    made = write_variant(parent, tmp_path / "out", "int8", lambda *_: None, float_activations=["layers.1.mlp.*"])
+    made = write_variant(parent, tmp_path / "out", "int8", lambda *_: None, Asked(float_activations=["layers.1.mlp.*"]))
     manifest = read_manifest(made.path)
     assert manifest is not None
     assert manifest.float_activations == tuple(f"layers.1.mlp.{name}_proj" for name in ("gate", "up", "down"))
@@ -130,4 +131,4 @@ def test_layers_that_keep_float_inputs_are_told_and_obeyed(parent: Path, tmp_pat
     before = [op.activations for op in open_plan(plain).operations if isinstance(op, Linear)]
     assert taken.count("f32") == before.count("f32") + 2  # gate and up are one operation
     with pytest.raises(BadSettings, match=r"no layer is called 'layers.9.mlp.gate'\. Did you mean"):
-        write_variant(parent, tmp_path / "x", "int8", lambda *_: None, float_activations=["layers.9.mlp.gate"])
+        write_variant(parent, tmp_path / "x", "int8", lambda *_: None, Asked(float_activations=["layers.9.mlp.gate"]))

@@ -6,12 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from burnish.compress.passes.base import LayerStats
-from burnish.compress.passes.rtn import RoundToNearest, round_to_nearest
+from burnish.compress.passes.choice import FormatChoice
+from burnish.compress.passes.grid import quantize
+from burnish.compress.passes.rtn import RoundToNearest
 from burnish.core.errors import BadRequest, BadSettings
+from burnish.core.records import LayerRecord
 from burnish.models.formats.integer import IntegerFormat
 from burnish.models.formats.table import FORMATS
 from burnish.models.layers.linear import Linear
+from tests.compress.parts import part_of
 
 
 def integer(name: str) -> IntegerFormat:
@@ -21,7 +24,7 @@ def integer(name: str) -> IntegerFormat:
 
 
 INTEGERS = [integer(name) for name in FORMATS if name != "dense" and not name.endswith("asym")]
-STATS = LayerStats("layers.0.attn.q_proj")
+NAME = "layers.0.attn.q_proj"
 
 
 def normal(outputs: int, inputs: int, seed: int = 0) -> Tensor:
@@ -39,7 +42,7 @@ def plain(weight: Tensor, target: IntegerFormat, divisor: float) -> Tensor:
 def test_weights_on_the_grid_are_kept_exactly(target: IntegerFormat) -> None:
     codes = torch.randint(target.lowest, target.highest + 1, (6, 256), generator=torch.Generator().manual_seed(1))
     codes[:, :: target.group_size or 256] = target.lowest  # every group reaches the end of the grid
-    quantized = round_to_nearest(codes * 0.25, target)
+    quantized = quantize(codes * 0.25, target)
     assert torch.equal(quantized.dequantize(), codes * 0.25)
 
 
@@ -47,7 +50,7 @@ def test_weights_on_the_grid_are_kept_exactly(target: IntegerFormat) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_it_loses_no_more_than_either_plain_scale(target: IntegerFormat, seed: int) -> None:
     weight = normal(32, 256, seed) ** 3  # heavy tails
-    lost = (round_to_nearest(weight, target).dequantize() - weight).square().sum()
+    lost = (quantize(weight, target).dequantize() - weight).square().sum()
     for divisor in (target.highest, target.highest + 0.5):
         assert lost <= (plain(weight, target, divisor) - weight).square().sum()
 
@@ -62,7 +65,7 @@ def test_no_value_moves_by_more_than_clipping_allows(
     seed: int, target: IntegerFormat, exponent: int, shift: float
 ) -> None:
     weight = (normal(3, 128, seed) + shift) * 2.0**exponent
-    quantized = round_to_nearest(weight, target)
+    quantized = quantize(weight, target)
     assert quantized.codes.dtype == torch.int8
     assert target.lowest <= quantized.codes.min()
     assert quantized.codes.max() <= target.highest
@@ -75,14 +78,14 @@ def test_no_value_moves_by_more_than_clipping_allows(
 
 @pytest.mark.parametrize("target", INTEGERS, ids=lambda target: target.name)
 def test_zeros_stay_zeros(target: IntegerFormat) -> None:
-    quantized = round_to_nearest(torch.zeros(4, 128), target)
+    quantized = quantize(torch.zeros(4, 128), target)
     assert quantized.dequantize().count_nonzero() == 0
     assert quantized.scales.isfinite().all()
 
 
 def test_the_sign_of_the_scale_spends_the_lowest_code() -> None:
     weight = torch.tensor([[8.0] + [1.0, -7.0] * 63 + [0.0], [-8.0] + [1.0, 7.0] * 63 + [0.0]])
-    quantized = round_to_nearest(weight, integer("int4-g128"))
+    quantized = quantize(weight, integer("int4-g128"))
     assert quantized.scales.flatten().tolist() == [-1.0, 1.0]
     assert torch.equal(quantized.dequantize(), weight)
 
@@ -92,15 +95,23 @@ def test_what_is_no_number_is_refused(bad: float) -> None:
     weight = normal(2, 128)
     weight[1, 5] = bad
     with pytest.raises(BadRequest, match="no number"):
-        round_to_nearest(weight, integer("int8"))
+        quantize(weight, integer("int8"))
+
+
+def rounded(layer: Linear, *formats: str) -> LayerRecord:
+    """What rounding to the first of the formats that fits says of the layer."""
+    rounding = RoundToNearest(FormatChoice(tuple(integer(name) for name in formats)))
+    rounding.check(NAME, layer)
+    (record,) = rounding.apply(part_of(layer, NAME), None)
+    return record
 
 
 def test_the_record_counts_what_is_stored() -> None:
     layer = Linear(128, 16, bias=True)
     weight = layer.weight.detach().clone()
-    record = RoundToNearest((integer("int4-g64"),)).apply(layer, STATS)
+    record = rounded(layer, "int4-g64")
     stored = sum(tensor.nbytes for tensor in layer.packed().values())
-    assert record.name == STATS.name
+    assert record.name == NAME
     assert record.format == layer.format.name == "int4-g64"
     assert (record.bytes_before, record.bytes_after) == (128 * 16 * 4, stored)
     assert record.bits == 8 * stored / (128 * 16)
@@ -110,20 +121,18 @@ def test_the_record_counts_what_is_stored() -> None:
 
 
 def test_the_first_format_that_fits_is_taken() -> None:
-    fall = RoundToNearest((integer("int4-g128"), integer("int4-g32"), integer("int8")))
     for inputs, name in [(256, "int4-g128"), (96, "int4-g32"), (100, "int8")]:
         layer = Linear(inputs, 8, bias=False)
-        fall.check(layer, STATS)
-        assert fall.apply(layer, STATS).format == layer.format.name == name
+        assert rounded(layer, "int4-g128", "int4-g32", "int8").format == layer.format.name == name
 
 
 def test_a_layer_that_fits_nothing_is_named_with_the_remedy() -> None:
     with pytest.raises(BadSettings, match=r"layers\.0\.attn\.q_proj has 100 inputs.*int4-g128\. Take recipe int4"):
-        RoundToNearest((integer("int4-g128"),)).check(Linear(100, 8, bias=False), STATS)
+        rounded(Linear(100, 8, bias=False), "int4-g128")
 
 
 def test_a_layer_is_not_rounded_twice() -> None:
-    layer, rounding = Linear(128, 8, bias=False), RoundToNearest((integer("int8"),))
-    rounding.apply(layer, STATS)
+    layer = Linear(128, 8, bias=False)
+    rounded(layer, "int8")
     with pytest.raises(BadSettings, match=r"stored as int8 already\. Compress the dense parent"):
-        rounding.check(layer, STATS)
+        rounded(layer, "int8")

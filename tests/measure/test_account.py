@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from burnish.compress.chain import decoder_chain
 from burnish.compress.recipe import find_recipe
-from burnish.compress.walk import compress, compressible
+from burnish.compress.walk import compress
 from burnish.measure.account import account, flops_per_token, kv_bytes_per_token, num_parameters
 from burnish.models.decoder import Decoder, DecoderConfig
 from burnish.models.layers.attention import AttentionRule
@@ -38,7 +39,7 @@ def test_parameters_are_those_of_the_module(config: DecoderConfig) -> None:
 
 
 def test_the_linear_layers_of_the_blocks_are_counted(config: DecoderConfig) -> None:
-    layers = [layer for name, layer in compressible(Decoder(config)) if name != "lm_head"]
+    layers = [layer for name, layer in decoder_chain(Decoder(config)).layers.items() if name != "lm_head"]
     assert account(config).num_layer_parameters == sum(layer.in_features * layer.out_features for layer in layers)
 
 
@@ -70,7 +71,7 @@ def test_sizes_are_those_of_the_compressed_module(recipe: str, is_tied: bool) ->
     decoder = tiny_decoder(tied_embeddings=is_tied)
     sizes = {size.format: size.weight_bytes for size in account(decoder.config).sizes}
     assert sizes["dense"] == 4 * num_parameters(decoder.config)
-    compress(decoder, find_recipe(recipe))
+    compress(decoder_chain(decoder), find_recipe(recipe))
     assert sizes[recipe] == sum(t.nbytes for t in [*decoder.parameters(), *decoder.buffers()])
 
 

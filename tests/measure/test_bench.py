@@ -10,6 +10,7 @@ import pytest
 
 from burnish.assemble import open_measured
 from burnish.cli.measured import MEASURED
+from burnish.compress.chain import decoder_chain
 from burnish.compress.recipe import find_recipe
 from burnish.compress.walk import compress
 from burnish.core.errors import BadCheckpoint, BadSettings, BurnishError, NotFound
@@ -79,7 +80,7 @@ def test_the_format_asked_for_must_be_there(folder: Path, tmp_path: Path) -> Non
     with pytest.raises(BadSettings, match=r"are dense, not int8. Make them first: burnish compress .* --recipe int8"):
         open_measured(str(folder), "int8")
     loaded = load_decoder(folder)
-    compress(loaded.decoder, find_recipe("int4"))
+    compress(decoder_chain(loaded.decoder), find_recipe("int4"))
     save_checkpoint(loaded.decoder, tmp_path / "out", family="llama", raw_config=loaded.raw_config)
     assert open_measured(str(tmp_path / "out"), "int4").weights == "int4-g64"
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from burnish.compress.chain import decoder_chain
 from burnish.compress.recipe import find_recipe
 from burnish.compress.walk import compress
 from burnish.engine.score import Scorer
@@ -24,7 +25,7 @@ def test_perplexity_is_that_of_the_reference(recipe: str | None) -> None:
     path = locate("builtin")
     decoder = load_decoder(path).decoder
     if recipe is not None:
-        compress(decoder, find_recipe(recipe))
+        compress(decoder_chain(decoder), find_recipe(recipe))
     passage = prepare(held_out_text().read_text(encoding="utf-8"), load_tokenizer(path), decoder.config, CONFIG)
     served, reference = token_losses(lower(decoder), passage), token_losses(decoder, passage)
     assert abs(math.expm1(served.mean() - reference.mean())) < 0.001

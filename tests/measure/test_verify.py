@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from burnish.compress.chain import decoder_chain
 from burnish.compress.recipe import find_recipe
 from burnish.compress.walk import compress
 from burnish.core.errors import BadRequest
@@ -39,7 +40,7 @@ def test_sound_models_pass_and_say_what_happened(shape: dict[str, Any]) -> None:
 @pytest.mark.parametrize("recipe", ["int8", "int4"])
 def test_compressed_models_pass(recipe: str) -> None:
     decoder = tiny_decoder()
-    compress(decoder, find_recipe(recipe))
+    compress(decoder_chain(decoder), find_recipe(recipe))
     assert all(check.passed for check in verify(decoder))
 
 

@@ -1,6 +1,6 @@
 """Decoders whose linear layers are rounded to integers."""
 
-from burnish.compress.passes.rtn import round_to_nearest
+from burnish.compress.passes.grid import quantize
 from burnish.models.decoder import Decoder
 from burnish.models.formats.integer import IntegerFormat
 from burnish.models.formats.table import get
@@ -13,7 +13,7 @@ def round_layers(decoder: Decoder, name: str, *, part: str = "layers.") -> Decod
     assert isinstance(form, IntegerFormat)
     for module, layer in decoder.named_modules():
         if isinstance(layer, Linear) and part in module:
-            layer.store(form, form.pack(round_to_nearest(layer.dense_weight().detach(), form)))
+            layer.store(form, form.pack(quantize(layer.dense_weight().detach(), form)))
     return decoder
 
 

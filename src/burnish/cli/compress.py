@@ -2,7 +2,8 @@
 
 import fnmatch
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -11,15 +12,23 @@ from rich.markup import escape
 
 from burnish.assemble import Origin, load_checked, write_artifact
 from burnish.cli.output import AsJson, Model, Moved, err, human_bytes, print_json, progress
-from burnish.compress.recipe import find_recipe
-from burnish.compress.walk import compress as compress_decoder
-from burnish.compress.walk import compressible
+from burnish.compress.calibration import Calibration, CalibrationConfig, read_calibration
+from burnish.compress.chain import decoder_chain
+from burnish.compress.journal import Journal
+from burnish.compress.memory import plan_memory, refuse_too_much
+from burnish.compress.mixed import choose, measure
+from burnish.compress.recipe import Recipe, find_recipe
+from burnish.compress.walk import check
+from burnish.compress.walk import compress as compress_chain
 from burnish.core.errors import BadSettings, nearest
+from burnish.core.memory import free_bytes, own_bytes, parse_bytes
 from burnish.models import llama2c
+from burnish.models.checkpoint import Loaded
 from burnish.models.gguf import location as gguf_location
 from burnish.models.locate import locate
 from burnish.models.tensor_files import shards
-from burnish.registry.artifact import refuse_used
+from burnish.models.tokenizer import load_tokenizer
+from burnish.registry.artifact import content_hash, refuse_used
 
 app = typer.Typer(add_completion=False)
 
@@ -35,13 +44,24 @@ class Compressed:
     bytes_before: int  # of all files of the model
     bytes_after: int
     worst_relative_error: float  # of one layer's weight
+    planned_bytes: int  # of memory, at most
 
 
 @app.command()
 def compress(
     model: Model,
     out: Annotated[Path, typer.Argument(help="A new folder for the result.")],
-    recipe: Annotated[str, typer.Option(help="int8, int4, or int4 with a group size: int4-g32, -g64, -g128.")] = "int8",
+    recipe: Annotated[str, typer.Option(help="What is done; [bold]burnish recipes[/] lists them.")] = "int8",
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="A text file, or .jsonl with [bold]text[/], [bold]messages[/] or [bold]tokens[/]."),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Pieces of the calibration data that are used.")] = 128,
+    length: Annotated[int, typer.Option(help="Tokens of a piece.")] = 512,
+    seed: Annotated[int, typer.Option(help="Draws the pieces.")] = 0,
+    memory: Annotated[
+        str | None, typer.Option(help="Most memory to use, as [bold]8GiB[/]; none: what is free now.")
+    ] = None,
     float_activations: Annotated[
         list[str] | None,
         typer.Option(help="Layers whose inputs are not quantized, as 'layers.*.mlp.down_proj'; may be repeated."),
@@ -49,32 +69,67 @@ def compress(
     json: AsJson = False,
 ) -> None:
     """Write a slimmer variant: a Hugging Face folder that other engines open too, with its manifest."""
+    asked = Asked(
+        calibration=calibration,
+        sampling=CalibrationConfig(samples=samples, length=length, seed=seed),
+        float_activations=float_activations or (),
+        memory_bytes=free_bytes() if memory is None else parse_bytes(memory),
+    )
     with progress(f"Compressing to {recipe}", quiet=json) as moved:
-        made = write_variant(locate(model), out, recipe, moved, float_activations=float_activations or ())
+        made = write_variant(locate(model), out, recipe, moved, asked)
     if json:
         print_json(made)
     else:
         change = f"{human_bytes(made.bytes_before)} -> {human_bytes(made.bytes_after)}"
         err.print(
-            f"Wrote [bold]{escape(str(out))}[/]: {made.num_layers} layers in {made.weights}, {change}.",
+            f"Wrote [bold]{escape(str(out))}[/]: {made.num_layers} layers in {made.weights}, {change}. "
+            f"Memory planned: {human_bytes(made.planned_bytes)}.",
             highlight=False,
             soft_wrap=True,
         )
 
 
-def write_variant(
-    parent: Path, out: Path, recipe_name: str, moved: Moved, *, float_activations: Sequence[str] = ()
-) -> Compressed:
-    """Load, compress, write.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What a compression is told beside the recipe."""
 
-    Raises ``BadSettings`` for an unknown recipe, an output that exists, or a pattern that no layer matches.
+    calibration: Path | None = None
+    sampling: CalibrationConfig = field(default_factory=CalibrationConfig)
+    float_activations: Sequence[str] = ()
+    memory_bytes: int | None = None  # the most to use; None: whatever it takes
+
+
+def write_variant(parent: Path, out: Path, recipe_name: str, moved: Moved, asked: Asked | None = None) -> Compressed:
+    """Load, compress, write. What was finished of a run with data that was killed is taken from beside ``out``.
+
+    Raises ``BadSettings`` for an unknown recipe, an output that exists, a pattern that no layer matches, data that
+    is missing or given in vain, or more memory than is allowed.
     """
+    asked = asked or Asked()
     recipe = find_recipe(recipe_name)
     refuse_used(out)
-    loaded = load_checked(parent)
-    kept = _matching([name for name, _ in compressible(loaded.decoder)], float_activations)
-    records = compress_decoder(loaded.decoder, recipe, progress=moved)
-    manifest = write_artifact(loaded, Origin(parent, recipe.name, records, kept), out)
+    loaded = load_checked(parent, mapped=True)
+    chain = decoder_chain(loaded.decoder)
+    kept = _matching(list(chain.layers), asked.float_activations)
+    check(chain, recipe, has_data=asked.calibration is not None)
+    data, journal = None, None
+    if asked.calibration is not None:
+        data = _read(asked.calibration, parent, loaded, asked.sampling)
+    plan = plan_memory(chain, loaded.decoder, recipe, 0 if data is None else data.tokens.numel())
+    held = own_bytes()
+    if asked.memory_bytes is not None:
+        refuse_too_much(plan, held, asked.memory_bytes)
+    if recipe.average_bits is not None and data is not None:
+        sensitivities = measure(loaded.decoder, data, recipe.rounding.choice.formats, progress=moved)
+        num_weights = sum(layer.in_features * layer.out_features for layer in chain.layers.values())
+        recipe = recipe.settled(choose(sensitivities, recipe.average_bits, num_weights))
+    if data is not None:
+        journal = Journal(out.with_name(f"{out.name}.unfinished"), _key(parent, recipe, data))
+    records = compress_chain(chain, recipe, data, journal=journal, progress=moved)
+    origin = Origin(parent, recipe.name, records, kept, None if data is None else data.record)
+    manifest = write_artifact(loaded, origin, out)
+    if journal is not None:
+        journal.close()
     return Compressed(
         path=out,
         recipe=recipe.name,
@@ -83,7 +138,26 @@ def write_variant(
         bytes_before=model_bytes(parent),
         bytes_after=model_bytes(out),
         worst_relative_error=max(record.relative_error for record in records),
+        planned_bytes=held + plan.total,
     )
+
+
+def _read(path: Path, parent: Path, loaded: Loaded, sampling: CalibrationConfig) -> Calibration:
+    shape = loaded.decoder.config
+    return read_calibration(
+        path, load_tokenizer(parent), sampling, vocab_size=shape.vocab_size, max_positions=shape.max_positions
+    )
+
+
+def _key(parent: Path, recipe: Recipe, data: Calibration) -> dict[str, str]:
+    """All that the result of a run depends on."""
+    return {
+        "parent": content_hash(parent),
+        "recipe": recipe.name,
+        "calibration": data.record.sha256,
+        "burnish": version("burnish"),
+        "torch": version("torch"),
+    }
 
 
 def _matching(layers: Sequence[str], patterns: Sequence[str]) -> list[str]:

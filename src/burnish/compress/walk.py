@@ -1,36 +1,85 @@
-"""The walk over a model's layers that applies a recipe."""
+"""The walk over a model's parts that applies a recipe.
 
-from collections.abc import Callable
+Each part is compressed with the data that the parts before it, compressed already, let through. So what one layer lost
+the next can make up for, and only one part's statistics are held at a time.
+"""
 
-from burnish.compress.passes.base import LayerStats
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+
+from burnish.compress.calibration import Calibration
+from burnish.compress.chain import HEAD, Chain, Part
+from burnish.compress.journal import Journal
 from burnish.compress.recipe import Recipe
+from burnish.compress.statistics import Flow, through
+from burnish.core.errors import BadSettings
 from burnish.core.records import LayerRecord
-from burnish.models.decoder import Decoder
-from burnish.models.layers.linear import Linear
 
 Progress = Callable[[int, int], None]
 """(layers done, layers in all)"""
 
 
-def compress(decoder: Decoder, recipe: Recipe, *, progress: Progress | None = None) -> list[LayerRecord]:
-    """Apply a recipe to every linear layer, in place, one layer at a time.
+def compress(
+    chain: Chain,
+    recipe: Recipe,
+    calibration: Calibration | None = None,
+    *,
+    journal: Journal | None = None,
+    progress: Progress | None = None,
+) -> list[LayerRecord]:
+    """Apply a recipe to every part, in place.
 
-    The embedding stays dense, and with it a head tied to it. Raises ``BadSettings`` before anything is changed
-    when a layer does not fit.
+    With a journal, parts it has finished are taken from there. Raises ``BadSettings`` before anything is changed when
+    a layer does not fit, or data is needed and not given.
     """
-    layers = [(LayerStats(name), layer) for name, layer in compressible(decoder)]
-    for compression in recipe.passes:
-        for stats, layer in layers:
-            compression.check(layer, stats)
-    records = []
-    for compression in recipe.passes:
-        for stats, layer in layers:
-            records.append(compression.apply(layer, stats))
+    check(chain, recipe, has_data=calibration is not None)
+    flow, records, first = None, list[LayerRecord](), 0
+    if calibration is not None:
+        flow = _begin(chain, calibration, recipe)
+    if journal is not None:
+        first, records, flow = journal.restore(chain.parts, flow)
+    total = len(chain.layers)
+    for number, part in enumerate(chain.parts[first:], first):
+        if flow is not None and flow.original is not None and part.name != HEAD:
+            flow = replace(flow, wanted=through(part, flow.original))
+        fresh: list[LayerRecord] = []
+        for record in _apply(part, recipe, flow):
+            fresh.append(record)
             if progress is not None:
-                progress(len(records), len(layers) * len(recipe.passes))
+                progress(len(records) + len(fresh), total)
+        if flow is not None:
+            flow = _next(part, flow) if part is not chain.parts[-1] else None
+        if journal is not None:
+            journal.save(number, part, fresh, flow)
+        records += fresh
     return records
 
 
-def compressible(decoder: Decoder) -> list[tuple[str, Linear]]:
-    """The linear layers a recipe applies to, with their names."""
-    return [(name, module) for name, module in decoder.named_modules() if isinstance(module, Linear)]
+def check(chain: Chain, recipe: Recipe, *, has_data: bool) -> None:
+    """Raise ``BadSettings`` when the recipe cannot be applied; nothing is changed."""
+    if recipe.needs.data and not has_data:
+        raise BadSettings(f"recipe {recipe.name!r} needs calibration data", remedy="Give a text with --calibration")
+    if has_data and not recipe.needs.data:
+        raise BadSettings(f"recipe {recipe.name!r} uses no calibration data", remedy="Leave --calibration out")
+    for step in recipe.passes:
+        for name, layer in chain.layers.items():
+            step.check(name, layer)
+
+
+@torch.no_grad()
+def _apply(part: Part, recipe: Recipe, flow: Flow | None) -> Iterator[LayerRecord]:
+    for step in recipe.passes:
+        yield from step.apply(part, flow)
+
+
+@torch.no_grad()
+def _begin(chain: Chain, calibration: Calibration, recipe: Recipe) -> Flow:
+    hidden = chain.begin(calibration.tokens)
+    return Flow(hidden=hidden, original=hidden if recipe.needs.original else None)
+
+
+def _next(part: Part, flow: Flow) -> Flow:
+    """The data behind a part that is finished."""
+    return Flow(hidden=through(part, flow.hidden), original=flow.wanted)

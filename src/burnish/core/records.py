@@ -9,7 +9,8 @@ class LayerRecord:
 
     ``bits`` counts what a weight occupies, its share of the scales included; ``bytes_before`` are those of the
     float32 weight in memory, twice what a bfloat16 checkpoint stores. ``relative_error`` is the
-    Frobenius norm of the change over that of the weight.
+    Frobenius norm of the change over that of the weight; ``output_error`` likewise of the layer's outputs on rows of
+    the calibration data, where there was any.
     """
 
     name: str
@@ -18,3 +19,14 @@ class LayerRecord:
     bytes_before: int
     bytes_after: int
     relative_error: float
+    output_error: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrationRecord:
+    """The data a model was compressed with: ``samples`` pieces of ``length`` tokens, drawn by ``seed``."""
+
+    sha256: str  # of the tokens
+    samples: int
+    length: int
+    seed: int

@@ -48,10 +48,12 @@ class Loaded(NamedTuple):
     tensor_bytes: int  # of all tensors in the checkpoint
 
 
-def load_decoder(path: Path) -> Loaded:
+def load_decoder(path: Path, *, mapped: bool = False) -> Loaded:
     """A decoder from a Hugging Face folder, or from a GGUF or llama2.c file (or the folder that holds one).
 
-    Parameters become float32; integer weights stay packed. Raises ``NotFound``, ``UnknownFamily``, ``BadCheckpoint``.
+    Parameters become float32; integer weights stay packed. ``mapped``: the dense weights of linear layers stay in the
+    mapped file, in its type, and take no memory of their own until they are used; the file must stay as it is.
+    Raises ``NotFound``, ``UnknownFamily``, ``BadCheckpoint``.
     """
     single = gguf_location.find(path)
     file = llama2c.find(path)
@@ -67,7 +69,7 @@ def load_decoder(path: Path) -> Loaded:
         _check(wanted, stored, decoder, CONFIG if single is None else "its metadata")
         for name, target in wanted.items():
             if target.ours:
-                _place(decoder, target, folder.read(names[name]))
+                _place(decoder, target, folder.read(names[name]), mapped=mapped)
         for layer in foreign:
             conversions.add(load_foreign(layer, lambda name: folder.read(names[name]) if name in names else None))
         if HEAD in names and HEAD not in wanted:
@@ -189,19 +191,24 @@ def _check_tied(head: Tensor, decoder: Decoder) -> None:
         )
 
 
-def _place(decoder: Decoder, target: Target, stored: Tensor) -> None:
+def _place(decoder: Decoder, target: Target, stored: Tensor, *, mapped: bool = False) -> None:
     tensor = stored.t() if target.transposed else stored
     for name, part in zip(target.ours, tensor.chunk(len(target.ours)), strict=True):
         owner_name, _, tensor_name = name.rpartition(".")
         owner = decoder.get_submodule(owner_name)
         if tensor_name in owner._parameters:
-            # contiguous memory of our own: the file is unmapped, and the mapped bytes need not be aligned
-            copied = part.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-            owner._parameters[tensor_name] = nn.Parameter(copied, requires_grad=False)
+            is_left = mapped and isinstance(owner, Linear) and part.dim() == 2 and _is_aligned(part)
+            # else contiguous memory of our own: the file is unmapped, and the mapped bytes need not be aligned
+            placed = part if is_left else part.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+            owner._parameters[tensor_name] = nn.Parameter(placed, requires_grad=False)
         else:
             if tensor_name == "weight_shape":
                 _check_shape(owner, name, part)
             owner._buffers[tensor_name] = part.clone()
+
+
+def _is_aligned(tensor: Tensor) -> bool:
+    return tensor.data_ptr() % tensor.element_size() == 0
 
 
 def _check_shape(owner: nn.Module, name: str, shape: Tensor) -> None:

@@ -108,16 +108,23 @@ class Decoder(nn.Module):
 
     def forward(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """tokens (R,) and positions (R,), int64 -> hidden rows (R, E), normalised, ready for ``logits``."""
-        x = self.embed_tokens(tokens)
-        if self.config.embedding_scale != 1.0:
-            x = x * self.config.embedding_scale
-        if self.config.learned_positions:
-            x = x + self.embed_positions(positions)
-        rotations = {local: self._rotation(positions, local) for local in self._localities()}
-        for layer, block in enumerate(self.layers):
-            x = block(x, rotations[self._is_local(layer)], attend)
+        x = self.embed(tokens, positions)
+        for block, rotation in zip(self.layers, self.rotations(positions), strict=True):
+            x = block(x, rotation, attend)
         out: Tensor = self.norm(x)
         return out
+
+    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """tokens (R,) and positions (R,), int64 -> the stream before the first layer (R, E)."""
+        x: Tensor = self.embed_tokens(tokens)
+        if self.config.embedding_scale != 1.0:
+            x = x * self.config.embedding_scale
+        return x + self.embed_positions(positions) if self.config.learned_positions else x
+
+    def rotations(self, positions: Tensor) -> list[Rotation | None]:
+        """What each layer rotates queries and keys by; layers of one kind share it."""
+        rotations = {local: self._rotation(positions, local) for local in self._localities()}
+        return [rotations[self._is_local(layer)] for layer in range(self.config.num_layers)]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (R, E) -> logits (R, V), float32."""

@@ -16,7 +16,7 @@ from typing import ClassVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from burnish.core.errors import BadCheckpoint, BadSettings
-from burnish.core.records import LayerRecord
+from burnish.core.records import CalibrationRecord, LayerRecord
 from burnish.registry.golden import Golden
 
 MANIFEST = "burnish.json"
@@ -49,6 +49,7 @@ class Manifest:
     records: tuple[LayerRecord, ...]
     golden: Golden
     float_activations: tuple[str, ...] = ()  # linear layers whose inputs are not quantized when they are computed
+    calibration: CalibrationRecord | None = None  # None: the recipe needed none
 
 
 _READER = TypeAdapter(Manifest)
@@ -84,6 +85,7 @@ def describe(
     records: Sequence[LayerRecord],
     golden: Golden,
     float_activations: Sequence[str] = (),
+    calibration: CalibrationRecord | None = None,
 ) -> Manifest:
     """The manifest of the files that lie in ``folder`` now."""
     return Manifest(
@@ -97,6 +99,7 @@ def describe(
         records=tuple(records),
         golden=golden,
         float_activations=tuple(float_activations),
+        calibration=calibration,
     )
 
 

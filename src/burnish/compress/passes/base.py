@@ -1,29 +1,50 @@
 """What a compression pass is."""
 
-from typing import NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
+from burnish.compress.chain import Part
+from burnish.compress.passes.choice import FormatChoice, refuse_packed
+from burnish.compress.statistics import Flow
 from burnish.core.records import LayerRecord
+from burnish.models.formats.integer import IntegerFormat
 from burnish.models.layers.linear import Linear
 
 
-class LayerStats(NamedTuple):
-    """What the walk knows of a layer when a pass sees it; calibration will add what flowed through it."""
+class Needs(NamedTuple):
+    """What a pass must be given."""
 
-    name: str
+    data: bool  # calibration data that flows through the model
+    original: bool = False  # and what flowed in the uncompressed model
+    moments: bool = False  # holds the second moments of all inputs of a part
 
 
-class Pass(Protocol):
-    """Chooses the stored values of one layer after another."""
+class Pass(ABC):
+    """Changes one part of a model after another."""
 
-    @property
-    def needs_data(self) -> bool:
-        """Whether calibration data must flow through the model first."""
-        ...
+    needs: ClassVar[Needs]
 
-    def check(self, layer: Linear, stats: LayerStats) -> None:
+    def check(self, name: str, layer: Linear) -> None:
         """Change nothing; raise ``BadSettings`` when ``apply`` could not do its work on this layer."""
-        ...
+        refuse_packed(name, layer)
 
-    def apply(self, layer: Linear, stats: LayerStats) -> LayerRecord:
-        """Store the layer's weight in another form, in place, and say what that did."""
-        ...
+    @abstractmethod
+    def apply(self, part: Part, flow: Flow | None) -> Iterator[LayerRecord]:
+        """Change the part in place; leave a record of every weight stored. ``flow`` is there if it needs data."""
+
+
+@dataclass(frozen=True)
+class RoundingPass(Pass):
+    """A pass that stores weights as integers: the last of a recipe."""
+
+    choice: FormatChoice
+
+    def check(self, name: str, layer: Linear) -> None:
+        """Raise ``BadSettings`` for a layer that is not dense or fits none of the formats."""
+        self.choice.check(name, layer)
+
+    def target(self, name: str, layer: Linear) -> IntegerFormat:
+        """The format it stores a layer in. Raises ``BadSettings`` when none fits."""
+        return self.choice.find(name, layer)

@@ -1,0 +1,65 @@
+"""What a compression will take of memory, known before it starts.
+
+Shapes: S samples, T tokens of a sample, E hidden width, I inputs, O outputs of a layer.
+"""
+
+from typing import NamedTuple
+
+from torch import nn
+
+from burnish.compress.chain import Chain
+from burnish.compress.recipe import Recipe
+from burnish.compress.statistics import NUMBERS_AT_ONCE
+from burnish.core.errors import BadSettings
+
+FLOAT = 4  # bytes
+WEIGHT_COPIES = 5  # of the largest layer, at most, in float32, while its codes are searched
+MOMENT_COPIES = 5  # of the largest moment, while it is damped, factored and inverted
+BATCHES = 6  # tensors as large as what the widest layer gives for a batch, at once
+
+
+class MemoryPlan(NamedTuple):
+    """Bytes by purpose. Weights that stay in mapped files are not counted: the system takes their pages back."""
+
+    tables: int  # embeddings and norms
+    finished: int  # weights as they are stored in the end
+    data: int  # calibration data before and behind a part
+    statistics: int  # of the inputs of a part
+    working: int  # one layer, one batch
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(self)
+
+
+def plan_memory(chain: Chain, model: nn.Module, recipe: Recipe, num_tokens: int) -> MemoryPlan:
+    """What ``compress`` will hold at most, for a model whose dense weights are mapped. ``num_tokens`` is S * T."""
+    layers = chain.layers
+    owned = {id(layer.weight) for layer in layers.values() if "weight" in layer.packed()}
+    tables = sum(FLOAT * p.numel() for p in model.parameters() if id(p) not in owned)
+    finished = sum(
+        recipe.rounding.target(name, layer).stored_bytes(layer.out_features, layer.in_features)
+        for name, layer in layers.items()
+    )
+    hidden = next(iter(chain.parts[0].layers.values())).in_features
+    data = FLOAT * num_tokens * hidden * (4 if recipe.needs.original else 2) if recipe.needs.data else 0
+    moments = [
+        [chain.layers[shared.layers[0]].in_features ** 2 * FLOAT for shared in part.inputs] for part in chain.parts
+    ]
+    statistics = max(map(sum, moments)) + MOMENT_COPIES * max(map(max, moments)) if recipe.needs.moments else 0
+    largest = max(layer.in_features * layer.out_features for layer in layers.values())
+    widest = max(max(layer.in_features, layer.out_features) for layer in layers.values())
+    batch = BATCHES * min(NUMBERS_AT_ONCE, num_tokens * widest) if recipe.needs.data else 0
+    return MemoryPlan(tables, finished, data, statistics, FLOAT * (WEIGHT_COPIES * largest + batch))
+
+
+def refuse_too_much(plan: MemoryPlan, held_bytes: int, limit_bytes: int) -> None:
+    """Raise ``BadSettings`` when what is held already and what the plan takes exceed the limit."""
+    if held_bytes + plan.total > limit_bytes:
+        parts = ", ".join(f"{name} {value / 2**20:,.0f}" for name, value in plan._asdict().items() if value)
+        raise BadSettings(
+            f"this takes {(held_bytes + plan.total) / 2**20:,.0f} MiB of memory ({parts}, the program "
+            f"{held_bytes / 2**20:,.0f}), more than the {limit_bytes / 2**20:,.0f} allowed",
+            remedy="Allow more with --memory, or use fewer --samples",
+        )

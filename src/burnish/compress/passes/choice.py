@@ -1,0 +1,85 @@
+"""Which integer format a layer takes, and the storing of what a pass chose for it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from burnish.compress.chain import HEAD
+from burnish.core.errors import BadRequest, BadSettings
+from burnish.core.records import LayerRecord
+from burnish.models.formats.dense import Dense
+from burnish.models.formats.integer import IntegerFormat, Quantized
+from burnish.models.layers.linear import Linear
+
+EIGHT_BITS = IntegerFormat("int8", 8, None)
+
+
+@dataclass(frozen=True)
+class FormatChoice:
+    """Each layer takes the first of ``formats`` whose groups divide its inputs, the output head ``head``.
+
+    The head is the largest matrix of a small model, and what is rounded there costs most: it takes eight bits.
+    """
+
+    formats: tuple[IntegerFormat, ...]
+    head: IntegerFormat = EIGHT_BITS
+    assigned: Mapping[str, IntegerFormat] = field(default_factory=dict)  # layers whose format is settled, by name
+
+    def check(self, name: str, layer: Linear) -> None:
+        """Raise ``BadSettings`` for a layer that is not dense or fits none of the formats."""
+        refuse_packed(name, layer)
+        self.find(name, layer)
+
+    def find(self, name: str, layer: Linear) -> IntegerFormat:
+        """The layer's format. Raises ``BadSettings`` when there is none."""
+        if name in self.assigned:
+            return self.assigned[name]
+        for candidate in (self.head,) if name == HEAD else self.formats:
+            if candidate.group_size is None or layer.in_features % candidate.group_size == 0:
+                return candidate
+        names = ", ".join(candidate.name for candidate in self.formats)
+        raise BadSettings(
+            f"layer {name} has {layer.in_features} inputs, no whole number of groups of {names}",
+            remedy="Take recipe int4, which falls back to smaller groups and int8",
+        )
+
+
+def refuse_packed(name: str, layer: Linear) -> None:
+    """Raise ``BadSettings`` for a layer that is not dense."""
+    if not isinstance(layer.format, Dense):
+        raise BadSettings(f"layer {name} is stored as {layer.format.name} already", remedy="Compress the dense parent")
+
+
+def dense_weight(name: str, layer: Linear) -> Tensor:
+    """The weight (O, I) that a pass is to store otherwise. Raises ``BadRequest`` for one that holds no numbers."""
+    weight = layer.dense_weight().detach()
+    if not weight.isfinite().all():
+        raise BadRequest(
+            f"layer {name} holds infinities or what is no number", remedy="Fetch the weights again: nothing was written"
+        )
+    return weight
+
+
+def store(
+    name: str, layer: Linear, target: IntegerFormat, quantized: Quantized, *, rows: Tensor | None = None
+) -> LayerRecord:
+    """Put a quantized weight in the place of the layer's own; ``rows`` (R, I) are inputs to compare outputs on."""
+    weight, packed = layer.dense_weight().detach(), target.pack(quantized)
+    change = quantized.dequantize() - weight
+    output_error = None if rows is None else _ratio(rows @ change.T, rows @ weight.T)
+    bytes_before, bytes_after = 4 * weight.numel(), sum(tensor.nbytes for tensor in packed.values())
+    layer.store(target, packed)
+    return LayerRecord(
+        name=name,
+        format=target.name,
+        bits=8 * bytes_after / weight.numel(),
+        bytes_before=bytes_before,
+        bytes_after=bytes_after,
+        relative_error=_ratio(change, weight),
+        output_error=output_error,
+    )
+
+
+def _ratio(change: Tensor, whole: Tensor) -> float:
+    return float(change.norm() / whole.norm().clamp(min=1e-30))

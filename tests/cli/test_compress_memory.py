@@ -1,0 +1,54 @@
+"""What burnish compress takes of memory: said before, refused above the limit, kept."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from burnish.models.checkpoint import save_checkpoint
+from tests.cli.conftest import Run
+from tests.conftest import write_byte_tokenizer
+from tests.tiny import tiny_decoder
+
+
+def test_the_command_refuses_and_leaves_nothing(burnish: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    refused = burnish("compress", tiny_folder, tmp_path / "out", "--memory", "1MB")
+    assert "more than the 1 allowed. Allow more with --memory" in refused.complaint
+    assert (
+        "is no size. Write it as 8GiB" in burnish("compress", tiny_folder, tmp_path / "out", "--memory", "x").complaint
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["int4-g32", "int4-gptq-g32", "int4-awq-g32", "int4-autoround-g32"])
+def test_no_run_takes_more_than_planned(burnish: Run, tmp_path: Path, recipe: str) -> None:
+    """A model of 60 million weights; memory watched from outside, a hundred times a second."""
+    decoder = tiny_decoder(hidden_size=768, inner_size=3072, num_layers=6, num_heads=12, num_kv_heads=4, head_dim=64)
+    save_checkpoint(decoder, tmp_path / "model", family="llama", dtype=torch.bfloat16)
+    write_byte_tokenizer(tmp_path / "model")
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"Line {i} has {i * i % 97} foxes and {i * 7 % 31} hens.\n" for i in range(4000)))
+    words = ["--recipe", recipe, "--json"]
+    words += ["--calibration", str(text), "--samples", "32", "--length", "512"] if recipe != "int4-g32" else []
+    command = [sys.executable, "-m", "burnish.cli.main", "compress", str(tmp_path / "model"), str(tmp_path / "out")]
+    process = subprocess.Popen([*command, *words], stdout=subprocess.PIPE, text=True)
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, _anonymous(process.pid))
+        time.sleep(0.01)
+    assert process.stdout is not None
+    planned = int(process.stdout.read().partition('"planned_bytes": ')[2].rstrip("}\n"))
+    assert process.returncode == 0
+    assert 0.4 * planned < peak < planned
+
+
+def _anonymous(pid: int) -> int:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(status.partition("RssAnon:")[2].split()[0]) * 1024 if "RssAnon" in status else 0

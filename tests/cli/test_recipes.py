@@ -1,0 +1,75 @@
+"""burnish recipes and the choice of one on the command line."""
+
+from pathlib import Path
+
+import pytest
+
+from burnish.compress.recipe import RECIPES, find_recipe
+from burnish.core.errors import BadSettings
+from burnish.registry.artifact import read_manifest
+from tests.cli.conftest import Run
+
+
+def test_every_recipe_is_listed_with_what_it_needs(burnish: Run) -> None:
+    listed = {one["name"]: one for one in burnish("recipes", "--json").json["recipes"]}
+    assert list(listed) == list(RECIPES)
+    assert not listed["int8"]["needs_calibration"]
+    assert listed["int4-gptq-g128"]["needs_calibration"]
+    assert all(one["about"] for one in listed.values())
+    shown = burnish("recipes").out
+    assert all(name in shown for name in RECIPES)
+
+
+def test_names_say_bits_method_and_group() -> None:
+    for name, recipe in RECIPES.items():
+        if name.startswith("mixed-"):
+            assert name == f"mixed-{recipe.average_bits:.0f}bit-gptq"
+            continue
+        bits, *rest = name.split("-")
+        group = rest.pop() if rest and rest[-1].startswith("g") and rest[-1][1:].isdigit() else ""
+        kinds = [type(step).__name__ for step in recipe.passes]
+        assert bits in {"int8", "int4", "int3", "int2"}
+        assert ("gptq" in rest) == ("Gptq" in kinds)
+        assert ("awq" in rest) == ("ActivationAwareScaling" in kinds)
+        assert ("autoround" in rest) == ("AutoRound" in kinds)
+        if group:
+            assert {target.name for target in recipe.passes[-1].choice.formats} == {f"{bits}-{group}"}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("recipe", ["int4-gptq-g32", "int2-awq-g32", "int8-imatrix", "mixed-5bit-gptq"])
+def test_a_recipe_with_data_says_in_its_manifest_which(
+    burnish: Run, tiny_folder: Path, tmp_path: Path, recipe: str
+) -> None:
+    prose = tmp_path / "prose.txt"
+    prose.write_text("".join(f"Line {i} has {i * i % 97} foxes and {i * 7 % 31} hens.\n" for i in range(100)))
+    sizes = ("--samples", 20, "--length", 128, "--seed", 3)
+    made = burnish("compress", tiny_folder, tmp_path / "out", "--recipe", recipe, "--calibration", prose, *sizes)
+    assert made.code == 0, made
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest is not None
+    assert manifest.calibration is not None
+    assert manifest.recipe == recipe
+    calibration = manifest.calibration
+    assert (calibration.length, calibration.seed) == (128, 3)
+    assert all(record.output_error is not None and record.output_error > 0 for record in manifest.records)
+    assert burnish("verify", tmp_path / "out", "--json").json["passed"]
+
+
+def test_data_that_is_needed_and_data_that_is_not(burnish: Run, tiny_folder: Path, prose: Path, tmp_path: Path) -> None:
+    asked = burnish("compress", tiny_folder, tmp_path / "out", "--recipe", "int4-gptq-g32")
+    assert asked.complaint == "recipe 'int4-gptq-g32' needs calibration data. Give a text with --calibration"
+    asked = burnish("compress", tiny_folder, tmp_path / "out", "--recipe", "int8", "--calibration", prose)
+    assert asked.complaint == "recipe 'int8' uses no calibration data. Leave --calibration out"
+    (tmp_path / "short.txt").write_text("too short")
+    words = ("--recipe", "int8-gptq", "--calibration", tmp_path / "short.txt")
+    assert (
+        "holds 9 tokens, too few. Give 2048 or more"
+        in burnish("compress", tiny_folder, tmp_path / "out", *words).complaint
+    )
+    assert list(tmp_path.iterdir()) == [tmp_path / "short.txt"]
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("int5", "int"), ("int4-gtpq-g128", "int4-gptq-g128")])
+def test_an_unknown_recipe_names_the_nearest(wrong: str, right: str) -> None:
+    with pytest.raises(BadSettings, match=f"unknown recipe '{wrong}'.*{right}"):
+        find_recipe(wrong)

@@ -1,0 +1,166 @@
+"""Distillation: losses by their definitions, learning that helps, runs that resume to the same bits."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from burnish.compress.distill import Distillation, DistillConfig, Text, divergence, split, write
+from burnish.core.errors import BadSettings
+from burnish.models.decoder import Decoder
+from tests.tiny import tiny_decoder
+
+
+def logits(seed: int, rows: int = 5, columns: int = 11) -> Tensor:
+    return torch.empty(rows, columns).normal_(std=2, generator=torch.Generator().manual_seed(seed))
+
+
+def kl(p: Tensor, q: Tensor) -> Tensor:
+    """By the definition, in float64."""
+    p, q = p.double().softmax(-1), q.double().softmax(-1)
+    return (p * (p / q).log()).sum(-1).mean()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 0.5])
+def test_both_ends_are_the_two_divergences(temperature: float) -> None:
+    ours, theirs = logits(0), logits(1)
+    forward = divergence(ours, theirs, temperature=temperature)
+    backward = divergence(ours, theirs, temperature=temperature, skew=1.0)
+    assert float(forward) == pytest.approx(
+        float(kl(theirs / temperature, ours / temperature)) * temperature**2, rel=1e-5
+    )
+    assert float(backward) == pytest.approx(
+        float(kl(ours / temperature, theirs / temperature)) * temperature**2, rel=1e-5
+    )
+
+
+def test_between_them_it_is_the_jensen_shannon_divergence() -> None:
+    ours, theirs = logits(0).double(), logits(1).double()
+    mean = (ours.softmax(-1) + theirs.softmax(-1)) / 2
+    expected = (kl(theirs, mean.log()) + kl(ours, mean.log())) / 2
+    assert float(divergence(ours, theirs, skew=0.5)) == pytest.approx(float(expected) / 0.25, rel=1e-4)
+
+
+@pytest.mark.parametrize("end", [0.0, 1.0])
+def test_the_divergence_goes_smoothly_to_its_ends(end: float) -> None:
+    near = abs(end - 1e-4)
+    ours, theirs = logits(3), logits(4)
+    at_end, beside = (float(divergence(ours, theirs, skew=skew)) for skew in (end, near))
+    assert beside == pytest.approx(at_end, rel=0.02)
+
+
+@pytest.mark.parametrize("skew", [0.0, 0.3, 1.0])
+def test_of_equal_distributions_it_is_nothing(skew: float) -> None:
+    ours = logits(2)
+    assert float(divergence(ours, ours + 3.0, skew=skew)) == pytest.approx(0.0, abs=1e-5)
+
+
+def lessons(teacher: Decoder) -> Text:
+    """Text that the teacher wrote, so that there is something to learn."""
+    generator = torch.Generator().manual_seed(0)
+    starts = torch.randint(0, 256, (40, 1), generator=generator)
+    return split(write(teacher, starts, 65, generator).flatten(), 32)
+
+
+TEACHER = tiny_decoder(seed=1)
+TEXT = lessons(TEACHER)
+BASE: dict[str, Any] = {"steps": 30, "batch": 4, "length": 32, "look_every": 10}
+
+
+def pupil(seed: int = 2) -> Decoder:
+    return tiny_decoder(seed=seed, num_layers=1).requires_grad_(True)
+
+
+def taught(config: DistillConfig, student: Decoder | None = None) -> Distillation:
+    student = student or pupil()
+    return Distillation(student, student, TEACHER, TEXT, config)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"logit_share": 1.0},
+        {"logit_share": 1.0, "temperature": 2.0},
+        {"logit_share": 1.0, "skew": 0.5},
+        {"logit_share": 0.5, "data_share": 0.5},
+        {"logit_share": 0.0, "hidden_share": 1.0, "data_share": 1.0},
+        {"logit_share": 1.0, "taught_share": 1.0},
+        {"logit_share": 1.0, "own_share": 0.5, "skew": 1.0},
+    ],
+    ids=str,
+)
+def test_every_kind_brings_the_student_nearer(asked: dict[str, Any]) -> None:
+    looks = taught(DistillConfig(**BASE, rate=1e-2, **asked)).run()
+    assert [look.step for look in looks] == [0, 10, 20, 30]
+    assert looks[-1].divergence < 0.9 * looks[0].divergence
+
+
+def test_a_students_own_kind_of_text_is_written_by_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.randint(0, 256, (3, 4), generator=generator)
+    written = write(TEACHER, prompts, 9, generator)
+    assert written.shape == (3, 9)
+    assert torch.equal(written[:, :4], prompts)
+    again = write(TEACHER, prompts, 9, torch.Generator().manual_seed(5))
+    assert torch.equal(again, write(TEACHER, prompts, 9, torch.Generator().manual_seed(5)))
+
+
+def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path: Path) -> None:
+    config = DistillConfig(**BASE)
+    whole = pupil()
+    expected = taught(config, whole).run()
+
+    class Stopped(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        if done == 17:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        taught(config).run(progress=stop, save_to=tmp_path / "state.pt")
+    again = pupil(seed=99)  # its weights come from the file
+    steps: list[int] = []
+    looks = taught(config, again).run(progress=lambda done, _: steps.append(done), save_to=tmp_path / "state.pt")
+    assert steps[0] == 11
+    assert looks == expected
+    ours, theirs = again.state_dict(), whole.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_the_teacher_and_the_text_are_left_alone() -> None:
+    before = copy.deepcopy(TEACHER.state_dict())
+    taught(DistillConfig(**BASE)).run()
+    after = TEACHER.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(parameter.grad is None for parameter in TEACHER.parameters())
+
+
+@pytest.mark.parametrize(
+    ("asked", "match"),
+    [
+        ({"steps": 0}, "steps 0 is too small"),
+        ({"temperature": 0.0}, "above 0"),
+        ({"skew": 1.5}, r"skew 1\.5 is no share"),
+        ({"own_share": 0.6, "taught_share": 0.6}, r"make 1\.2"),
+        ({"logit_share": 0.0}, "all shares of the loss are 0"),
+        ({"data_share": -1.0}, "negative"),
+    ],
+)
+def test_settings_that_teach_nothing_are_refused(asked: dict[str, Any], match: str) -> None:
+    with pytest.raises(BadSettings, match=match):
+        DistillConfig(**asked)
+
+
+def test_too_little_text_says_how_much_is_needed() -> None:
+    with pytest.raises(BadSettings, match=r"100 tokens are too few to learn from\. Give 132 or more"):
+        split(torch.arange(100), 32)
+
+
+def test_a_packed_student_cannot_learn() -> None:
+    student = tiny_decoder()
+    with pytest.raises(BadSettings, match="nothing to learn with"):
+        Distillation(student, student, TEACHER, TEXT, DistillConfig(**BASE))

@@ -1,0 +1,61 @@
+"""Memory: what is planned covers what is taken, and too much is refused before anything starts."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from burnish.compress.chain import decoder_chain
+from burnish.compress.memory import MemoryPlan, plan_memory, refuse_too_much
+from burnish.compress.recipe import find_recipe
+from burnish.core.errors import BadSettings
+from burnish.core.memory import free_bytes, own_bytes, parse_bytes
+from burnish.models.checkpoint import load_decoder, save_checkpoint
+from tests.tiny import tiny_decoder
+
+
+def test_weights_in_their_file_take_nothing_until_they_are_used(tmp_path: Path) -> None:
+    decoder = tiny_decoder(hidden_size=512, inner_size=2048, num_layers=4)
+    save_checkpoint(decoder, tmp_path / "x", family="llama", dtype=torch.bfloat16)
+    before = own_bytes()
+    mapped = load_decoder(tmp_path / "x", mapped=True).decoder
+    taken = own_bytes() - before
+    copied = load_decoder(tmp_path / "x").decoder
+    assert taken < 4 * decoder.embed_tokens.weight.numel() + 2**20
+    assert own_bytes() - before > 16 * 2**20
+    for name, layer in decoder_chain(mapped).layers.items():
+        assert layer.weight.dtype == torch.bfloat16
+        assert torch.equal(layer.dense_weight(), decoder_chain(copied).layers[name].dense_weight())
+
+
+def test_the_parts_of_a_plan() -> None:
+    decoder = tiny_decoder()
+    chain = decoder_chain(decoder)
+    plain, calibrated, learned = (
+        plan_memory(chain, decoder, find_recipe(name), 10_000)
+        for name in ("int8", "int4-gptq-g32", "int4-autoround-g32")
+    )
+    assert plain.tables == 4 * (259 * 64 + 5 * 64)
+    assert (plain.data, plain.statistics) == (0, 0)
+    stored = sum(layer.in_features * layer.out_features + 4 * layer.out_features for layer in chain.layers.values())
+    assert plain.finished == stored
+    assert calibrated.data == 2 * 10_000 * 64 * 4
+    assert learned.data == 2 * calibrated.data
+    assert calibrated.statistics == 4 * (3 * 64**2 + 128**2) + 5 * 4 * 128**2
+    assert learned.statistics == 0
+    assert plain.total == sum(plain)
+
+
+def test_too_much_is_refused_with_the_figures() -> None:
+    plan = MemoryPlan(tables=2**20, finished=2**21, data=0, statistics=0, working=2**22)
+    refuse_too_much(plan, 2**20, 2**23)
+    with pytest.raises(
+        BadSettings, match=r"takes 8 MiB of memory \(tables 1, finished 2, working 4, the program 1\), more"
+    ):
+        refuse_too_much(plan, 2**20, 2**23 - 1)
+
+
+@pytest.mark.parametrize(("text", "size"), [("8GiB", 2**33), ("500 MB", 500_000_000), ("123", 123)])
+def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
+    assert parse_bytes(text) == size
+    assert free_bytes() > 2**20

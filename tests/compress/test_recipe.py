@@ -1,0 +1,80 @@
+"""Recipes from files: read, checked before anything runs, every fault in one line with its remedy."""
+
+from pathlib import Path
+
+import pytest
+
+from burnish.compress.passes.awq import ActivationAwareScaling
+from burnish.compress.passes.gptq import Gptq
+from burnish.compress.recipe import PASSES, RECIPES, Recipe, find_recipe, pass_name
+from burnish.core.errors import BadSettings
+
+
+def written(folder: Path, text: str) -> str:
+    (folder / "mine.toml").write_text(text)
+    return str(folder / "mine.toml")
+
+
+def test_passes_settings_and_formats_are_read(tmp_path: Path) -> None:
+    text = """
+about = "scaled, then compensated"
+[[pass]]
+name = "awq"
+formats = ["int4-g64", "int8"]
+[[pass]]
+name = "gptq"
+formats = ["int4-g64", "int8"]
+head = "int4-g32"
+order = "static"
+"""
+    found = find_recipe(written(tmp_path, text))
+    assert (found.name, found.about) == ("mine.toml", "scaled, then compensated")
+    scaling, rounding = found.passes
+    assert isinstance(scaling, ActivationAwareScaling)
+    assert isinstance(rounding, Gptq)
+    assert rounding.order == "static"
+    assert [one.name for one in rounding.choice.formats] == ["int4-g64", "int8"]
+    assert (rounding.choice.head.name, scaling.choice.head.name) == ("int4-g32", "int8")
+    assert found.needs.data
+    assert found.needs.moments
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "has no pass. Known: rtn, imatrix, gptq"),
+        ('[[pass]]\nname = "gtpq"', "unknown pass 'gtpq'. Did you mean 'gptq'"),
+        ("[[pass]]\nformats = 4", "unknown pass None"),
+        (
+            '[[pass]]\nname = "gptq"\norde = "static"',
+            "unknown key 'orde' in settings section [pass gptq]. Did you mean",
+        ),
+        ('[[pass]]\nname = "gptq"\norder = "x"', "setting pass gptq.order = 'x' is wrong"),
+        ('[[pass]]\nname = "rtn"\nformats = ["int5"]', "'int5' is no integer format"),
+        ('[[pass]]\nname = "rtn"\nformats = ["dense"]', "'dense' is no integer format"),
+        ('[[pass]]\nname = "awq"', "ends with awq, which stores nothing. Let a rounding pass follow"),
+        ('[[pass]]\nname = "rtn"\n[[pass]]\nname = "gptq"', "rtn stores the weights, nothing can follow. Put it last"),
+        ("pass = 3", "pass is no list of tables. Write [[pass]]"),
+        ("passes = []", "unknown key 'passes'. Did you mean 'pass'"),
+        ("[[pass", "is not TOML"),
+        ('average_bits = "5"', "average_bits = '5' is no number above 0"),
+        ('average_bits = 5\n[[pass]]\nname = "rtn"', "has average_bits, yet rtn uses no data. Use gptq or imatrix"),
+    ],
+)
+def test_faults_are_told_before_anything_runs(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(BadSettings) as fault:
+        find_recipe(written(tmp_path, text))
+    assert complaint in str(fault.value)
+    assert "\n" not in str(fault.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadSettings, match=r"absent\.toml' cannot be read: No such file"):
+        find_recipe(str(tmp_path / "absent.toml"))
+
+
+def test_every_pass_has_one_word() -> None:
+    used = {pass_name(step) for recipe in RECIPES.values() for step in recipe.passes}
+    assert used == set(PASSES) - {"smoothquant"}
+    with pytest.raises(BadSettings, match="has no pass"):
+        Recipe("x", "", ())
