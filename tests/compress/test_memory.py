@@ -39,6 +39,7 @@ def test_the_parts_of_a_plan() -> None:
     assert (plain.data, plain.statistics) == (0, 0)
     stored = sum(layer.in_features * layer.out_features + 4 * layer.out_features for layer in chain.layers.values())
     assert plain.finished == stored
+    assert plain.proof == plain.tables + plain.finished
     assert calibrated.data == 2 * 10_000 * 64 * 4
     assert learned.data == 2 * calibrated.data
     assert calibrated.statistics == 4 * (3 * 64**2 + 128**2) + 5 * 4 * 128**2
@@ -47,10 +48,10 @@ def test_the_parts_of_a_plan() -> None:
 
 
 def test_too_much_is_refused_with_the_figures() -> None:
-    plan = MemoryPlan(tables=2**20, finished=2**21, data=0, statistics=0, working=2**22)
+    plan = MemoryPlan(tables=2**20, finished=2**20, data=0, statistics=0, working=2**22, proof=2**20, libraries=0)
     refuse_too_much(plan, 2**20, 2**23)
     with pytest.raises(
-        BadSettings, match=r"takes 8 MiB of memory \(tables 1, finished 2, working 4, the program 1\), more"
+        BadSettings, match=r"takes 8 MiB of memory \(tables 1, finished 1, working 4, proof 1, the program 1\), more"
     ):
         refuse_too_much(plan, 2**20, 2**23 - 1)
 

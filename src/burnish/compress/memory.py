@@ -11,10 +11,13 @@ from burnish.compress.chain import Chain
 from burnish.compress.recipe import Recipe
 from burnish.compress.statistics import NUMBERS_AT_ONCE
 from burnish.core.errors import BadSettings
+from burnish.models.layers.linear import Linear
 
 FLOAT = 4  # bytes
 WEIGHT_COPIES = 5  # of the largest layer, at most, in float32, while its codes are searched
+LEARNED_COPIES = 12  # of a part's weights: shifts, their best, gradients, and what the way back needs
 MOMENT_COPIES = 5  # of the largest moment, while it is damped, factored and inverted
+LIBRARIES = 2**26  # that they take when they are first used
 BATCHES = 6  # tensors as large as what the widest layer gives for a batch, at once
 
 
@@ -26,6 +29,8 @@ class MemoryPlan(NamedTuple):
     data: int  # calibration data before and behind a part
     statistics: int  # of the inputs of a part
     working: int  # one layer, one batch
+    proof: int  # the stored model, opened beside the one in memory
+    libraries: int = LIBRARIES
 
     @property
     def total(self) -> int:
@@ -48,10 +53,17 @@ def plan_memory(chain: Chain, model: nn.Module, recipe: Recipe, num_tokens: int)
         [chain.layers[shared.layers[0]].in_features ** 2 * FLOAT for shared in part.inputs] for part in chain.parts
     ]
     statistics = max(map(sum, moments)) + MOMENT_COPIES * max(map(max, moments)) if recipe.needs.moments else 0
-    largest = max(layer.in_features * layer.out_features for layer in layers.values())
+    largest = max(map(_num_weights, layers.values()))
     widest = max(max(layer.in_features, layer.out_features) for layer in layers.values())
     batch = BATCHES * min(NUMBERS_AT_ONCE, num_tokens * widest) if recipe.needs.data else 0
-    return MemoryPlan(tables, finished, data, statistics, FLOAT * (WEIGHT_COPIES * largest + batch))
+    working = WEIGHT_COPIES * largest + batch
+    if recipe.needs.original:  # all layers of a part learn together
+        working += LEARNED_COPIES * max(sum(map(_num_weights, part.layers.values())) for part in chain.parts)
+    return MemoryPlan(tables, finished, data, statistics, FLOAT * working, proof=tables + finished)
+
+
+def _num_weights(layer: Linear) -> int:
+    return layer.in_features * layer.out_features
 
 
 def refuse_too_much(plan: MemoryPlan, held_bytes: int, limit_bytes: int) -> None:
