@@ -52,6 +52,7 @@ class Origin(NamedTuple):
     records: Sequence[LayerRecord]
     float_activations: Sequence[str] = ()  # linear layers whose inputs stay floats
     calibration: CalibrationRecord | None = None
+    int8_activations: bool = False  # as ``save_checkpoint`` tells other engines
 
 
 def load_checked(path: Path, *, mapped: bool = False) -> "Loaded":
@@ -92,7 +93,14 @@ def write_artifact(loaded: "Loaded", origin: Origin, out: Path) -> Manifest:
 
     decoder = loaded.decoder
     with new_folder(out) as staging:
-        save_checkpoint(decoder, staging, family=loaded.family, dtype=torch.bfloat16, raw_config=loaded.raw_config)
+        save_checkpoint(
+            decoder,
+            staging,
+            family=loaded.family,
+            dtype=torch.bfloat16,
+            raw_config=loaded.raw_config,
+            int8_activations=origin.int8_activations,
+        )
         save_tokenizer(origin.parent, staging)
         stored = load_checked(staging)  # what is proven is what is stored
         prompts = golden_prompts(decoder.config.vocab_size, decoder.config.max_positions)

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from burnish.compress.recipe import RECIPES, find_recipe
+from burnish.compress.passes.base import RoundingPass
+from burnish.compress.passes.qat import QuantizationAwareTraining
+from burnish.compress.recipes import RECIPES, find_recipe
 from burnish.core.errors import BadSettings
 from burnish.registry.artifact import read_manifest
 from tests.cli.conftest import Run
@@ -24,16 +26,22 @@ def test_names_say_bits_method_and_group() -> None:
     for name, recipe in RECIPES.items():
         if name.startswith("mixed-"):
             assert name == f"mixed-{recipe.average_bits:.0f}bit-gptq"
+        if not name.startswith("int"):
             continue
         bits, *rest = name.split("-")
         group = rest.pop() if rest and rest[-1].startswith("g") and rest[-1][1:].isdigit() else ""
         kinds = [type(step).__name__ for step in recipe.passes]
         assert bits in {"int8", "int4", "int3", "int2"}
-        assert ("gptq" in rest) == ("Gptq" in kinds)
+        assert ("gptq" in rest or "w8a8" in rest) == ("Gptq" in kinds)
         assert ("awq" in rest) == ("ActivationAwareScaling" in kinds)
+        assert ("qat" in rest) == ("QuantizationAwareTraining" in kinds)
+        assert ("smoothquant" in rest) == ("Smoothing" in kinds)
+        assert ("w8a8" in rest) == (recipe.activations == "int8")
         assert ("autoround" in rest) == ("AutoRound" in kinds)
         if group:
-            assert {target.name for target in recipe.passes[-1].choice.formats} == {f"{bits}-{group}"}  # type: ignore[attr-defined]
+            last = recipe.passes[-1]
+            assert isinstance(last, RoundingPass | QuantizationAwareTraining)
+            assert {target.name for target in last.choice.formats} == {f"{bits}-{group}"}
 
 
 @pytest.mark.parametrize("recipe", ["int4-gptq-g32", "int2-awq-g32", "int8-imatrix", "mixed-5bit-gptq"])

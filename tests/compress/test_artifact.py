@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from burnish.assemble import Origin, load_checked, open_plan, write_artifact
 from burnish.cli.compress import Asked, write_variant
 from burnish.compress.chain import decoder_chain
-from burnish.compress.recipe import find_recipe
+from burnish.compress.recipes import find_recipe
 from burnish.compress.walk import compress
 from burnish.core.errors import BadSettings, VerificationFailed
 from burnish.models.checkpoint import Loaded, load_decoder, save_checkpoint

@@ -9,7 +9,7 @@ from torch import Tensor
 from burnish.compress.calibration import Calibration, CalibrationConfig, draw
 from burnish.compress.chain import decoder_chain
 from burnish.compress.journal import Journal
-from burnish.compress.recipe import find_recipe
+from burnish.compress.recipes import find_recipe
 from burnish.compress.walk import compress
 from burnish.core.errors import BadSettings
 from burnish.core.records import LayerRecord

@@ -7,7 +7,7 @@ import torch
 
 from burnish.compress.chain import decoder_chain
 from burnish.compress.memory import MemoryPlan, plan_memory, refuse_too_much
-from burnish.compress.recipe import find_recipe
+from burnish.compress.recipes import find_recipe
 from burnish.core.errors import BadSettings
 from burnish.core.memory import free_bytes, own_bytes, parse_bytes
 from burnish.models.checkpoint import load_decoder, save_checkpoint
@@ -48,7 +48,9 @@ def test_the_parts_of_a_plan() -> None:
 
 
 def test_too_much_is_refused_with_the_figures() -> None:
-    plan = MemoryPlan(tables=2**20, finished=2**20, data=0, statistics=0, working=2**22, proof=2**20, libraries=0)
+    plan = MemoryPlan(
+        tables=2**20, finished=2**20, data=0, statistics=0, working=2**22, training=0, proof=2**20, libraries=0
+    )
     refuse_too_much(plan, 2**20, 2**23)
     with pytest.raises(
         BadSettings, match=r"takes 8 MiB of memory \(tables 1, finished 1, working 4, proof 1, the program 1\), more"

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from burnish.compress.calibration import Calibration, CalibrationConfig, draw
-from burnish.compress.shrink import Shrinkage, choose, measure, shrunk_config, take
+from burnish.compress.importance import by_activations
+from burnish.compress.shrink import Shrinkage, choose, shrunk_config, take
 from burnish.core.errors import BadSettings
 from burnish.models.checkpoint import load_decoder, save_checkpoint
 from burnish.models.decoder import Decoder
@@ -34,7 +35,7 @@ def data() -> Calibration:
 
 def shrunk(decoder: Decoder, by: Shrinkage) -> Decoder:
     target = shrunk_config(decoder.config, by)
-    return take(decoder, target, choose(measure(decoder, data()), decoder.config, target))
+    return take(decoder, target, choose(by_activations(decoder, data().tokens), decoder.config, target))
 
 
 def difference(ours: Decoder, theirs: Decoder) -> float:
@@ -165,7 +166,7 @@ def test_importance_sees_what_the_data_uses() -> None:
     decoder = tiny_decoder(seed=8)
     with torch.no_grad():
         blocks(decoder)[0].mlp.up_proj.weight[5] *= 50
-    found = measure(decoder, data())
+    found = by_activations(decoder, data().tokens)
     assert int(found.neurons[0].argmax()) == 5
     assert int(found.neurons[1].argmax()) != 5 or bool(found.neurons[1].max() < found.neurons[0].max())
     assert isinstance(found.layers, Tensor)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from burnish.compress.chain import decoder_chain
-from burnish.compress.recipe import find_recipe
+from burnish.compress.recipes import find_recipe
 from burnish.compress.walk import compress
 from burnish.core.errors import BadSettings
 from burnish.models.golden import golden_logits

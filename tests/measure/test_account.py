@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from burnish.compress.chain import decoder_chain
-from burnish.compress.recipe import find_recipe
+from burnish.compress.recipes import find_recipe
 from burnish.compress.walk import compress
 from burnish.measure.account import account, flops_per_token, kv_bytes_per_token, num_parameters
 from burnish.models.decoder import Decoder, DecoderConfig

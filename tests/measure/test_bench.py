@@ -11,7 +11,7 @@ import pytest
 from burnish.assemble import open_measured
 from burnish.cli.measured import MEASURED
 from burnish.compress.chain import decoder_chain
-from burnish.compress.recipe import find_recipe
+from burnish.compress.recipes import find_recipe
 from burnish.compress.walk import compress
 from burnish.core.errors import BadCheckpoint, BadSettings, BurnishError, NotFound
 from burnish.measure.bench import BenchSpec, bench_engine

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from burnish.compress.chain import decoder_chain
-from burnish.compress.recipe import find_recipe
+from burnish.compress.recipes import find_recipe
 from burnish.compress.walk import compress
 from burnish.engine.score import Scorer
 from burnish.measure.quality import QualityConfig, prepare, token_losses

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from burnish.compress.chain import decoder_chain
-from burnish.compress.recipe import find_recipe
+from burnish.compress.recipes import find_recipe
 from burnish.compress.walk import compress
 from burnish.core.errors import BadRequest
 from burnish.engine import engine

@@ -16,14 +16,14 @@ from burnish.compress.calibration import Calibration, CalibrationConfig, read_ca
 from burnish.compress.chain import decoder_chain
 from burnish.compress.journal import Journal
 from burnish.compress.memory import plan_memory, refuse_too_much
-from burnish.compress.mixed import choose, measure
-from burnish.compress.recipe import Recipe, find_recipe
-from burnish.compress.walk import check
-from burnish.compress.walk import compress as compress_chain
+from burnish.compress.recipe import Recipe
+from burnish.compress.recipes import find_recipe
+from burnish.compress.run import apply, check
 from burnish.core.errors import BadSettings, nearest
 from burnish.core.memory import free_bytes, own_bytes, parse_bytes
 from burnish.models import llama2c
-from burnish.models.checkpoint import Loaded
+from burnish.models.checkpoint import Loaded, with_decoder
+from burnish.models.decoder import Decoder
 from burnish.models.gguf import location as gguf_location
 from burnish.models.locate import locate
 from burnish.models.tensor_files import shards
@@ -109,37 +109,45 @@ def write_variant(parent: Path, out: Path, recipe_name: str, moved: Moved, asked
     recipe = find_recipe(recipe_name)
     refuse_used(out)
     loaded = load_checked(parent, mapped=True)
-    chain = decoder_chain(loaded.decoder)
-    kept = _matching(list(chain.layers), asked.float_activations)
-    check(chain, recipe, has_data=asked.calibration is not None)
-    data, journal = None, None
-    if asked.calibration is not None:
-        data = _read(asked.calibration, parent, loaded, asked.sampling)
-    plan = plan_memory(chain, loaded.decoder, recipe, 0 if data is None else data.tokens.numel())
-    held = own_bytes()
-    if asked.memory_bytes is not None:
-        refuse_too_much(plan, held, asked.memory_bytes)
-    if recipe.average_bits is not None and data is not None:
-        sensitivities = measure(loaded.decoder, data, recipe.rounding.choice.formats, progress=moved)
-        num_weights = sum(layer.in_features * layer.out_features for layer in chain.layers.values())
-        recipe = recipe.settled(choose(sensitivities, recipe.average_bits, num_weights))
+    decoder, has_data = loaded.decoder, asked.calibration is not None
+    kept = _matching(list(decoder_chain(decoder).layers), asked.float_activations)
+    check(decoder, recipe, has_data=has_data)
+    data = None if asked.calibration is None else _read(asked.calibration, parent, loaded, asked.sampling)
+    planned = _plan(decoder, recipe, data, asked.memory_bytes)
+    journal = None
     if data is not None:
         journal = Journal(out.with_name(f"{out.name}.unfinished"), _key(parent, recipe, data))
-    records = compress_chain(chain, recipe, data, journal=journal, progress=moved)
-    origin = Origin(parent, recipe.name, records, kept, None if data is None else data.record)
-    manifest = write_artifact(loaded, origin, out)
+    made = apply(decoder, recipe, data, journal=journal, progress=moved)
+    origin = Origin(
+        parent=parent,
+        recipe=recipe.name,
+        records=made.records,
+        float_activations=kept,
+        calibration=None if data is None else data.record,
+        int8_activations=recipe.activations == "int8",
+    )
+    manifest = write_artifact(with_decoder(loaded, made.decoder), origin, out)
     if journal is not None:
         journal.close()
     return Compressed(
         path=out,
         recipe=recipe.name,
         weights=manifest.weights,
-        num_layers=len(records),
+        num_layers=len({record.name for record in made.records}),
         bytes_before=model_bytes(parent),
         bytes_after=model_bytes(out),
-        worst_relative_error=max(record.relative_error for record in records),
-        planned_bytes=held + plan.total,
+        worst_relative_error=max((record.relative_error for record in made.records), default=0.0),
+        planned_bytes=planned,
     )
+
+
+def _plan(decoder: Decoder, recipe: Recipe, data: Calibration | None, limit_bytes: int | None) -> int:
+    """Bytes of memory the whole will hold at most. Raises ``BadSettings`` when that exceeds the limit."""
+    held, num_tokens = own_bytes(), 0 if data is None else data.tokens.numel()
+    plan = plan_memory(decoder_chain(decoder), decoder, recipe, num_tokens)
+    if limit_bytes is not None:
+        refuse_too_much(plan, held, limit_bytes)
+    return held + plan.total
 
 
 def _read(path: Path, parent: Path, loaded: Loaded, sampling: CalibrationConfig) -> Calibration:
@@ -153,8 +161,8 @@ def _key(parent: Path, recipe: Recipe, data: Calibration) -> dict[str, str]:
     """All that the result of a run depends on."""
     return {
         "parent": content_hash(parent),
-        "recipe": recipe.name,
-        "calibration": data.record.sha256,
+        "recipe": repr(recipe),
+        "calibration": repr(data.record),
         "burnish": version("burnish"),
         "torch": version("torch"),
     }

@@ -6,7 +6,7 @@ import typer
 from rich.table import Table
 
 from burnish.cli.output import AsJson, out, print_json
-from burnish.compress.recipe import RECIPES
+from burnish.compress.recipes import RECIPES
 
 app = typer.Typer(add_completion=False)
 

@@ -41,9 +41,10 @@ class CalibrationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Samples of equal length, and what identifies them."""
+    """Samples of equal length, the text they are of, and what identifies them."""
 
     tokens: Tensor  # (S, T) int64
+    text: Tensor  # (N,) int64, all of it: what is trained on
     record: CalibrationRecord
 
 
@@ -77,9 +78,9 @@ def draw(tokens: Tensor, length: int, config: CalibrationConfig) -> Calibration:
     generator = torch.Generator().manual_seed(config.seed)
     chosen = torch.randperm(len(pieces), generator=generator)[: config.samples].sort().values
     samples = pieces[chosen].contiguous()
-    digest = hashlib.sha256(samples.numpy().tobytes()).hexdigest()
+    digest = hashlib.sha256(tokens.numpy().tobytes()).hexdigest()
     record = CalibrationRecord(sha256=digest, samples=len(samples), length=length, seed=config.seed)
-    return Calibration(tokens=samples, record=record)
+    return Calibration(tokens=samples, text=tokens, record=record)
 
 
 def _encode(documents: Iterable[Document], codec: TextCodec) -> list[int]:

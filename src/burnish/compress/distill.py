@@ -24,7 +24,7 @@ Progress = Callable[[int, int], None]
 """(steps done, steps in all)"""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class DistillConfig:
     """How a student is taught. The shares of the losses need not sum to one."""
 
@@ -89,6 +89,14 @@ def split(tokens: Tensor, length: int, *, share: float = 0.05) -> Text:
             remedy=f"Give {4 * (length + 1)} or more, or shorter sequences",
         )
     return Text(tokens[:-held_out], tokens[-held_out:])
+
+
+def training_bytes(decoder: Decoder, config: DistillConfig) -> int:
+    """What training a student of that size takes: weights, gradients, two moments, and what a step keeps."""
+    shape = decoder.config
+    weights = sum(parameter.numel() for parameter in decoder.parameters())
+    of_row = 8 * shape.vocab_size + shape.num_layers * (12 * shape.hidden_size + 6 * shape.inner_size)
+    return 4 * (4 * weights + config.batch * config.length * of_row)
 
 
 def divergence(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, skew: float = 0.0) -> Tensor:

@@ -1,8 +1,8 @@
 """The finished parts of a walk, on disk, so that one that was killed goes on where it was.
 
-A folder holds the key of the run, a file per finished part (tensors, formats, records) and the calibration data behind
-the last of them. Every file is written aside and renamed; data is written before the part that it lies behind, and
-the data before that is deleted after it, so that at every moment the finished parts have theirs.
+A folder holds the key of the run, what was learned, a file per finished part (tensors, formats, records) and the
+calibration data behind the last of them. Every file is written aside and renamed; data is written before the part that
+it lies behind, and the data before that is deleted after it, so that at every moment the finished parts have theirs.
 """
 
 import json
@@ -96,6 +96,10 @@ class Journal:
     def close(self) -> None:
         """Forget everything: the result is where it belongs."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def training(self, number: int) -> Path:
+        """Where the pass of that number keeps what it has learned so far."""
+        return self._folder / f"training-{number}.pt"
 
     def _part(self, number: int) -> Path:
         return self._folder / f"part-{number:04d}.safetensors"

@@ -5,12 +5,12 @@ Shapes: S samples, T tokens of a sample, E hidden width, I inputs, O outputs of 
 
 from typing import NamedTuple
 
-from torch import nn
-
 from burnish.compress.chain import Chain
+from burnish.compress.fold import STORED
 from burnish.compress.recipe import Recipe
 from burnish.compress.statistics import NUMBERS_AT_ONCE
 from burnish.core.errors import BadSettings
+from burnish.models.decoder import Decoder
 from burnish.models.layers.linear import Linear
 
 FLOAT = 4  # bytes
@@ -29,6 +29,7 @@ class MemoryPlan(NamedTuple):
     data: int  # calibration data before and behind a part
     statistics: int  # of the inputs of a part
     working: int  # one layer, one batch
+    training: int  # of a pass over the whole model
     proof: int  # the stored model, opened beside the one in memory
     libraries: int = LIBRARIES
 
@@ -38,15 +39,12 @@ class MemoryPlan(NamedTuple):
         return sum(self)
 
 
-def plan_memory(chain: Chain, model: nn.Module, recipe: Recipe, num_tokens: int) -> MemoryPlan:
+def plan_memory(chain: Chain, model: Decoder, recipe: Recipe, num_tokens: int) -> MemoryPlan:
     """What ``compress`` will hold at most, for a model whose dense weights are mapped. ``num_tokens`` is S * T."""
     layers = chain.layers
     owned = {id(layer.weight) for layer in layers.values() if "weight" in layer.packed()}
     tables = sum(FLOAT * p.numel() for p in model.parameters() if id(p) not in owned)
-    finished = sum(
-        recipe.rounding.target(name, layer).stored_bytes(layer.out_features, layer.in_features)
-        for name, layer in layers.items()
-    )
+    finished = sum(_finished_bytes(recipe, name, layer) for name, layer in layers.items())
     hidden = next(iter(chain.parts[0].layers.values())).in_features
     data = FLOAT * num_tokens * hidden * (4 if recipe.needs.original else 2) if recipe.needs.data else 0
     moments = [
@@ -59,7 +57,15 @@ def plan_memory(chain: Chain, model: nn.Module, recipe: Recipe, num_tokens: int)
     working = WEIGHT_COPIES * largest + batch
     if recipe.needs.original:  # all layers of a part learn together
         working += LEARNED_COPIES * max(sum(map(_num_weights, part.layers.values())) for part in chain.parts)
-    return MemoryPlan(tables, finished, data, statistics, FLOAT * working, proof=tables + finished)
+    training = max((step.memory_bytes(model) for step in recipe.whole), default=0)
+    return MemoryPlan(tables, finished, data, statistics, FLOAT * working, training, proof=tables + finished)
+
+
+def _finished_bytes(recipe: Recipe, name: str, layer: Linear) -> int:
+    """What a layer takes when it is done: packed, or dense as an artifact stores it."""
+    if recipe.rounding is None:
+        return STORED.itemsize * _num_weights(layer)
+    return recipe.rounding.target(name, layer).stored_bytes(layer.out_features, layer.in_features)
 
 
 def _num_weights(layer: Linear) -> int:

@@ -1,22 +1,17 @@
 """Structured shrinking: a decoder with fewer inner neurons, heads, channels or layers, faster on every engine.
 
-What goes is what the calibration data uses least (Minitron, Muralidharan et al. 2024, section 2): neurons by the
-magnitude of their activation, query heads by the size of what they give to the mixture (ranked within their key/value
-head, so that grouped-query attention stays what it is), channels of the stream by the magnitude of what all norms
-give, layers by how little they turn the stream (block influence, Men et al. 2024).
+What goes is what matters least (``importance``). Query heads are ranked within their key/value head, so that
+grouped-query attention stays what it is.
 
-Shapes: S samples, T tokens, R rows, E hidden width, F inner width, H query heads, G key/value heads, D head width.
+Shapes: E hidden width, F inner width, H query heads, G key/value heads, D head width.
 """
 
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from burnish.compress.calibration import Calibration
-from burnish.compress.chain import decoder_chain
-from burnish.compress.statistics import Hook, batches
+from burnish.compress.importance import Importance
 from burnish.core.errors import BadSettings
 from burnish.models.decoder import Block, Decoder, DecoderConfig
 from burnish.models.formats.dense import Dense
@@ -27,7 +22,7 @@ from burnish.models.layers.norm import LayerNorm, RMSNorm
 MULTIPLE = 32  # of widths that are left: what kernels and groups of weights like
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Shrinkage:
     """Shares of each kind that go, 0 to below 1; what is left is rounded to whole heads, layers and multiples of 32."""
 
@@ -41,16 +36,6 @@ class Shrinkage:
         for name in ("inner", "heads", "hidden", "layers"):
             if not 0 <= getattr(self, name) < 1:
                 raise BadSettings(f"shrink {name} by {getattr(self, name)}", remedy="Use a share of 0 to below 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Importance:
-    """How much the data uses each piece of a decoder."""
-
-    neurons: tuple[Tensor, ...]  # of each layer, (F,)
-    heads: tuple[Tensor, ...]  # of each layer, (H,)
-    channels: Tensor  # (E,)
-    layers: Tensor  # (layers,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,49 +66,6 @@ def _left(count: int, share: float, multiple: int) -> int:
     if share == 0:
         return count
     return max(multiple, round(count * (1 - share) / multiple) * multiple)
-
-
-@torch.no_grad()
-def measure(decoder: Decoder, calibration: Calibration) -> Importance:
-    """Run the data through a decoder and see what it uses."""
-    config, chain = decoder.config, decoder_chain(decoder)
-    hidden = chain.begin(calibration.tokens)
-    channels = torch.zeros(config.hidden_size)
-    neurons, heads, turns = [], [], []
-    for part in chain.parts[: config.num_layers]:
-        block = part.module
-        assert isinstance(block, Block)
-        neuron, head = _Magnitude(), _Magnitude()
-        norms = [_Magnitude(), _Magnitude()]
-        turn = 0.0
-        behind = []
-        with ExitStack() as stack:
-            stack.enter_context(Hook(block.mlp.down_proj, neuron))
-            stack.enter_context(Hook(block.attn.o_proj, head))
-            stack.enter_context(Hook(block.attn.q_proj, norms[0]))
-            stack.enter_context(Hook(block.mlp.up_proj, norms[1]))
-            for batch in batches(part, hidden):
-                out = part.run(batch)
-                turn += float((1 - nn.functional.cosine_similarity(batch, out, dim=-1)).sum())
-                behind.append(out)
-        hidden = torch.cat(behind)
-        neurons.append(neuron.absolute)
-        heads.append(head.square.view(config.num_heads, -1).sum(1).sqrt())
-        channels += norms[0].absolute + norms[1].absolute
-        turns.append(turn / calibration.tokens.numel())
-    return Importance(neurons=tuple(neurons), heads=tuple(heads), channels=channels, layers=torch.tensor(turns))
-
-
-class _Magnitude:
-    """Sums over rows on their way into a layer."""
-
-    def __init__(self) -> None:
-        self.absolute = self.square = torch.zeros(())
-
-    def __call__(self, x: Tensor) -> None:
-        """Rows (R, I)."""
-        self.absolute = self.absolute + x.abs().sum(0)
-        self.square = self.square + x.square().sum(0)
 
 
 def choose(importance: Importance, config: DecoderConfig, target: DecoderConfig) -> Kept:

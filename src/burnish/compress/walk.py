@@ -12,7 +12,7 @@ import torch
 from burnish.compress.calibration import Calibration
 from burnish.compress.chain import HEAD, Chain, Part
 from burnish.compress.journal import Journal
-from burnish.compress.recipe import Recipe
+from burnish.compress.recipe import Recipe, pass_name
 from burnish.compress.statistics import Flow, through
 from burnish.core.errors import BadSettings
 from burnish.core.records import LayerRecord
@@ -29,7 +29,7 @@ def compress(
     journal: Journal | None = None,
     progress: Progress | None = None,
 ) -> list[LayerRecord]:
-    """Apply a recipe to every part, in place.
+    """Apply what a recipe does part after part to every part, in place.
 
     With a journal, parts it has finished are taken from there. Raises ``BadSettings`` before anything is changed when
     a layer does not fit, or data is needed and not given.
@@ -48,7 +48,7 @@ def compress(
         for record in _apply(part, recipe, flow):
             fresh.append(record)
             if progress is not None:
-                progress(len(records) + len(fresh), total)
+                progress(len({one.name for one in (*records, *fresh)}), total)
         if flow is not None:
             flow = _next(part, flow) if part is not chain.parts[-1] else None
         if journal is not None:
@@ -59,18 +59,26 @@ def compress(
 
 def check(chain: Chain, recipe: Recipe, *, has_data: bool) -> None:
     """Raise ``BadSettings`` when the recipe cannot be applied; nothing is changed."""
-    if recipe.needs.data and not has_data:
-        raise BadSettings(f"recipe {recipe.name!r} needs calibration data", remedy="Give a text with --calibration")
-    if has_data and not recipe.needs.data:
-        raise BadSettings(f"recipe {recipe.name!r} uses no calibration data", remedy="Leave --calibration out")
-    for step in recipe.passes:
+    check_data(recipe, has_data=has_data)
+    if recipe.whole:
+        name = pass_name(recipe.whole[0])
+        raise BadSettings(f"recipe {recipe.name!r}: {name} works on decoders only", remedy="Leave that pass out")
+    for step in recipe.walked:
         for name, layer in chain.layers.items():
             step.check(name, layer)
 
 
+def check_data(recipe: Recipe, *, has_data: bool) -> None:
+    """Raise ``BadSettings`` when calibration data is needed and not there, or there in vain."""
+    if recipe.needs.data and not has_data:
+        raise BadSettings(f"recipe {recipe.name!r} needs calibration data", remedy="Give a text with --calibration")
+    if has_data and not recipe.needs.data:
+        raise BadSettings(f"recipe {recipe.name!r} uses no calibration data", remedy="Leave --calibration out")
+
+
 @torch.no_grad()
 def _apply(part: Part, recipe: Recipe, flow: Flow | None) -> Iterator[LayerRecord]:
-    for step in recipe.passes:
+    for step in recipe.walked:
         yield from step.apply(part, flow)
 
 

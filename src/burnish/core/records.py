@@ -8,9 +8,10 @@ class LayerRecord:
     """What one pass did to one layer.
 
     ``bits`` counts what a weight occupies, its share of the scales included; ``bytes_before`` are those of the
-    float32 weight in memory, twice what a bfloat16 checkpoint stores. ``relative_error`` is the
-    Frobenius norm of the change over that of the weight; ``output_error`` likewise of the layer's outputs on rows of
-    the calibration data, where there was any.
+    float32 weight in memory, twice what a bfloat16 checkpoint stores. ``relative_error`` is the Frobenius norm of the
+    change over that of the weight; ``output_error`` likewise of the layer's outputs on rows of the calibration data,
+    where there was any. ``zeros`` is the share of the weights that are zero afterwards. A layer has a record of every
+    pass that changed its values, in their order.
     """
 
     name: str
@@ -20,13 +21,14 @@ class LayerRecord:
     bytes_after: int
     relative_error: float
     output_error: float | None = None
+    zeros: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationRecord:
     """The data a model was compressed with: ``samples`` pieces of ``length`` tokens, drawn by ``seed``."""
 
-    sha256: str  # of the tokens
+    sha256: str  # of all tokens of the text, int64
     samples: int
     length: int
     seed: int

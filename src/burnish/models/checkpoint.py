@@ -227,6 +227,14 @@ def _load_llama2c(file: Path) -> Loaded:
     return _loaded(decoder, "llama", checkpoint.raw_config)
 
 
+def with_decoder(loaded: Loaded, decoder: Decoder) -> Loaded:
+    """A loaded model with another decoder of its family in its place, its other words kept."""
+    raw = loaded.raw_config
+    if decoder.config != loaded.decoder.config:
+        raw = raw | write_config(FAMILIES[loaded.family], decoder.config)
+    return _loaded(decoder, loaded.family, raw)
+
+
 def random_decoder(config_json: Path, *, weights: str = "dense", seed: int = 0) -> Loaded:
     """Random weights of the shape in a config.json, made directly in the wanted format, the output head too.
 
@@ -266,11 +274,13 @@ def save_checkpoint(
     family: str,
     dtype: torch.dtype = torch.float32,
     raw_config: Mapping[str, Any] | None = None,
+    int8_activations: bool = False,
     max_shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a Hugging Face folder: config.json and safetensors, float parameters as ``dtype``, packed weights as is.
 
-    ``raw_config`` keeps a checkpoint's own words; without it config.json is written from the decoder. The folder
+    ``raw_config`` keeps a checkpoint's own words; without it config.json is written from the decoder.
+    ``int8_activations``: engines that follow the file round the inputs of int8 layers too, row by row. The folder
     appears complete or not at all; one that exists keeps its other files. Raises ``BadCheckpoint`` when the family
     cannot express the decoder.
     """
@@ -281,7 +291,8 @@ def save_checkpoint(
     raw |= {"architectures": [row.architecture], "torch_dtype": str(dtype).removeprefix("torch.")}
     raw.pop("dtype", None)
     raw.pop("quantization_config", None)
-    quantization = write_quantization({name.theirs: name.layer.format for name in linears(decoder, row)})
+    assignment = {name.theirs: name.layer.format for name in linears(decoder, row)}
+    quantization = write_quantization(assignment, int8_activations=int8_activations)
     if quantization is not None:
         raw["quantization_config"] = quantization
     folder.parent.mkdir(parents=True, exist_ok=True)

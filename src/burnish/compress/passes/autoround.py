@@ -21,6 +21,7 @@ from burnish.core.records import LayerRecord
 from burnish.models.formats.base import Packed
 from burnish.models.formats.integer import IntegerFormat, Quantized
 
+MAX_SHIFT = 0.499  # steps: what is zero stays zero
 STRETCH = 0.1  # how far a scale may move, as a share of itself
 
 
@@ -100,7 +101,7 @@ class Learned(SeenThroughGrid):
     def step(self, rate: float) -> None:
         """Move by the signs of the gradients."""
         with torch.no_grad():
-            for value, low, high in ((self._shift, -0.5, 0.5), (self._stretch, 1 - STRETCH, 1 + STRETCH)):
+            for value, low, high in ((self._shift, -MAX_SHIFT, MAX_SHIFT), (self._stretch, 1 - STRETCH, 1 + STRETCH)):
                 assert value.grad is not None
                 value.sub_(rate * value.grad.sign()).clamp_(low, high)
                 value.grad = None

@@ -65,19 +65,28 @@ def store(
     name: str, layer: Linear, target: IntegerFormat, quantized: Quantized, *, rows: Tensor | None = None
 ) -> LayerRecord:
     """Put a quantized weight in the place of the layer's own; ``rows`` (R, I) are inputs to compare outputs on."""
-    weight, packed = layer.dense_weight().detach(), target.pack(quantized)
-    change = quantized.dequantize() - weight
-    output_error = None if rows is None else _ratio(rows @ change.T, rows @ weight.T)
-    bytes_before, bytes_after = 4 * weight.numel(), sum(tensor.nbytes for tensor in packed.values())
-    layer.store(target, packed)
+    weight = layer.dense_weight().detach()
+    layer.store(target, target.pack(quantized))
+    return change_record(name, layer, weight, quantized.dequantize(), rows=rows)
+
+
+def change_record(
+    name: str, layer: Linear, weight: Tensor, changed: Tensor, *, rows: Tensor | None = None
+) -> LayerRecord:
+    """What a pass did to the layer, which holds its result: of the weight (O, I) it made what computes as ``changed``.
+
+    ``rows`` (R, I) are inputs to compare outputs on.
+    """
+    change, bytes_after = changed - weight, sum(tensor.nbytes for tensor in layer.packed().values())
     return LayerRecord(
         name=name,
-        format=target.name,
+        format=layer.format.name,
         bits=8 * bytes_after / weight.numel(),
-        bytes_before=bytes_before,
+        bytes_before=4 * weight.numel(),
         bytes_after=bytes_after,
         relative_error=_ratio(change, weight),
-        output_error=output_error,
+        output_error=None if rows is None else _ratio(rows @ change.T, rows @ weight.T),
+        zeros=float((changed == 0).float().mean()),
     )
 
 

@@ -51,7 +51,8 @@ class Gptq(RoundingPass):
 def gptq(weight: Tensor, second_moment: Tensor, target: IntegerFormat, *, order: Order = "grouped") -> Quantized:
     """Codes and scales of a weight (O, I) under the mean of x xᵀ (I, I) of its inputs.
 
-    Columns whose input was always zero are rounded to nearest: nothing is known of them. A moment that has no inverse
+    Columns whose input was always zero are rounded to nearest: nothing is known of them. Weights that are zero stay
+    zero. A moment that has no inverse
     is damped until it has one; where that takes more than its own mean, the whole weight is rounded by importance.
     """
     importance = second_moment.diagonal()
@@ -60,7 +61,7 @@ def gptq(weight: Tensor, second_moment: Tensor, target: IntegerFormat, *, order:
     factor = inverse_factor(second_moment[permutation][:, permutation])
     if factor is None:
         return quantize(weight, target, importance=importance, shrinks=SHRINKS, refit=True)
-    rounder = _GroupRounder(target, size, permutation, factor.diagonal() ** -2)
+    rounder = _GroupRounder(target, size, permutation, factor.diagonal() ** -2, is_zero=weight == 0)
     if order == "static":
         rounder.fit_all(weight)
     compensate(weight[:, permutation], factor, rounder)
@@ -124,10 +125,15 @@ def compensate(weight: Tensor, factor: Tensor, rounder: Rounder) -> None:
 
 
 class _GroupRounder:
-    """Rounds to the grid of each column's group, found when the group's first column comes."""
+    """Rounds to the grid of each column's group, found when the group's first column comes.
 
-    def __init__(self, target: IntegerFormat, size: int, permutation: Tensor, importance: Tensor) -> None:
-        self._target, self._size, self._importance = target, size, importance
+    ``is_zero`` (O, I), in the weight's own order: what was pruned before, and stays zero.
+    """
+
+    def __init__(
+        self, target: IntegerFormat, size: int, permutation: Tensor, importance: Tensor, *, is_zero: Tensor
+    ) -> None:
+        self._target, self._size, self._importance, self._is_zero = target, size, importance, is_zero
         self._columns = permutation.tolist()
         self._grids: dict[int, Grid] = {}
         self._codes: Tensor | None = None
@@ -154,7 +160,8 @@ class _GroupRounder:
             span = slice(index, index + self._size)
             self._grids[group] = self._fit(weight[:, span], self._importance[span])
         grid = self._grids[group]
-        codes = grid.codes(weight[:, index, None, None], self._target)
+        values = weight[:, index].masked_fill(self._is_zero[:, original], 0.0)
+        codes = grid.codes(values[:, None, None], self._target)
         self._codes[:, original] = codes[:, 0, 0].to(torch.int8)
         return grid.values(codes)[:, 0, 0]
 

@@ -140,6 +140,9 @@ def _arguments(weight_format: IntegerFormat) -> dict[str, Any]:
     }
 
 
+_BY_ROW = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
+
+
 def _layout(weight_format: IntegerFormat) -> str:
     return INT8_LAYOUT if weight_format.bits == 8 else PACKED_LAYOUT
 
@@ -166,8 +169,11 @@ def _find(name: str, groups: list[_Group]) -> WeightFormat | Foreign:
     return DENSE
 
 
-def write_quantization(assignment: Assignment) -> dict[str, Any] | None:
-    """The ``quantization_config`` of an assignment, None when everything is dense."""
+def write_quantization(assignment: Assignment, *, int8_activations: bool = False) -> dict[str, Any] | None:
+    """The ``quantization_config`` of an assignment, None when everything is dense.
+
+    ``int8_activations``: layers of eight bits are to have their inputs rounded as well, row by row.
+    """
     used = sorted({f for f in assignment.values() if isinstance(f, IntegerFormat)}, key=lambda f: f.name)
     if not used:
         return None
@@ -180,7 +186,7 @@ def write_quantization(assignment: Assignment) -> dict[str, Any] | None:
             f"group_{index}": {
                 "targets": ["Linear"] if len(used) == 1 else members[weight_format],
                 "weights": _arguments(weight_format),
-                "input_activations": None,
+                "input_activations": _BY_ROW if int8_activations and weight_format.bits == 8 else None,
                 "output_activations": None,
                 "format": _layout(weight_format),
             }

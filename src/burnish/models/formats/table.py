@@ -1,6 +1,6 @@
 """The weight formats, by the word users write."""
 
-from burnish.core.errors import BadRequest, nearest
+from burnish.core.errors import BadRequest, BadSettings, nearest
 from burnish.models.formats.base import WeightFormat
 from burnish.models.formats.dense import DENSE
 from burnish.models.formats.integer import IntegerFormat
@@ -24,3 +24,12 @@ def get(name: str) -> WeightFormat:
     if name not in FORMATS:
         raise BadRequest(f"unknown weight format {name!r}", remedy=nearest(name, list(FORMATS)))
     return FORMATS[name]
+
+
+def integer_format(name: object) -> IntegerFormat:
+    """The integer format of that name. Raises ``BadSettings`` naming the nearest."""
+    found = FORMATS.get(str(name))
+    if not isinstance(found, IntegerFormat):
+        known = [name for name, stored in FORMATS.items() if isinstance(stored, IntegerFormat)]
+        raise BadSettings(f"{name!r} is no integer format", remedy=nearest(str(name), known))
+    return found

@@ -1,0 +1,33 @@
+"""Shrinking as a pass: fewer neurons, heads, channels or layers."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from burnish.compress.importance import by_activations, by_gradient
+from burnish.compress.passes.whole import Changed, Material, WholePass
+from burnish.compress.shrink import Shrinkage, choose, shrunk_config, take
+from burnish.models.decoder import Decoder, DecoderConfig
+
+FLOAT = 4  # bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shrink(Shrinkage, WholePass):
+    """Takes the pieces that matter most. ``by``: what the data makes flow, or the loss's gradient."""
+
+    by: Literal["activations", "gradient"] = "activations"
+
+    def shape(self, config: DecoderConfig) -> DecoderConfig:
+        """The sizes that are left."""
+        return shrunk_config(config, self)
+
+    def apply(self, decoder: Decoder, material: Material) -> Changed:
+        """Return the smaller decoder."""
+        target = self.shape(decoder.config)
+        measure = by_activations if self.by == "activations" else by_gradient
+        importance = measure(decoder, material.calibration.tokens)
+        return Changed(take(decoder, target, choose(importance, decoder.config, target)))
+
+    def memory_bytes(self, decoder: Decoder) -> int:
+        """The smaller decoder is no larger than the one given."""
+        return FLOAT * sum(parameter.numel() for parameter in decoder.parameters())

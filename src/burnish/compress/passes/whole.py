@@ -1,0 +1,55 @@
+"""Passes that change a whole model at once, before the walk over its parts begins."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+from burnish.compress.calibration import Calibration
+from burnish.compress.passes.base import Needs
+from burnish.compress.passes.choice import refuse_packed
+from burnish.core.records import LayerRecord
+from burnish.models.decoder import Decoder, DecoderConfig
+from burnish.models.layers.linear import Linear
+
+
+class Material(NamedTuple):
+    """What a whole model is changed with."""
+
+    teacher: Decoder  # the model as it came
+    calibration: Calibration
+    state: Path | None = None  # where a training keeps what it has done; None: nowhere
+    progress: Callable[[int, int], None] | None = None  # (steps done, steps in all)
+
+
+class Changed(NamedTuple):
+    """A changed model, and the weights that were stored for good."""
+
+    decoder: Decoder
+    records: tuple[LayerRecord, ...] = ()
+
+
+class WholePass(ABC):
+    """Makes one decoder of another."""
+
+    needs: ClassVar[Needs] = Needs(data=True)
+    learns: ClassVar[bool] = False
+    """Whether it trains: it then wants a student that is not yet its teacher."""
+    stores: ClassVar[bool] = False
+    """Whether it stores the weights for good, so that nothing can follow."""
+
+    def check(self, name: str, layer: Linear) -> None:
+        """Raise ``BadSettings`` when ``apply`` could not do its work on this layer."""
+        refuse_packed(name, layer)
+
+    def shape(self, config: DecoderConfig) -> DecoderConfig:
+        """The sizes of what ``apply`` makes of a decoder of that configuration."""
+        return config
+
+    @abstractmethod
+    def apply(self, decoder: Decoder, material: Material) -> Changed:
+        """Return a changed decoder; the one given, and the teacher, stay as they are. Raises ``BadSettings``."""
+
+    @abstractmethod
+    def memory_bytes(self, decoder: Decoder) -> int:
+        """What it holds at most beside the decoder given."""

@@ -1,0 +1,68 @@
+"""A recipe applied to a decoder, from the first pass to the last."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from burnish.compress.calibration import Calibration
+from burnish.compress.chain import decoder_chain
+from burnish.compress.journal import Journal
+from burnish.compress.mixed import choose, measure
+from burnish.compress.passes.whole import Changed, Material, WholePass
+from burnish.compress.recipe import Recipe
+from burnish.compress.walk import check_data, compress
+from burnish.models.decoder import Decoder
+
+Progress = Callable[[int, int], None]
+"""(steps or layers done, in all)"""
+
+
+def apply(
+    decoder: Decoder,
+    recipe: Recipe,
+    calibration: Calibration | None = None,
+    *,
+    journal: Journal | None = None,
+    progress: Progress | None = None,
+) -> Changed:
+    """What the recipe makes of a decoder, which may be changed on the way.
+
+    With a journal, what it holds of an earlier life of this run is not done again. Raises ``BadSettings`` before
+    anything is changed when a layer does not fit, or data is needed and not given.
+    """
+    check(decoder, recipe, has_data=calibration is not None)
+    changed = Changed(decoder)
+    for number, step in enumerate(recipe.whole):
+        assert calibration is not None
+        state = None if journal is None else journal.training(number)
+        done = step.apply(changed.decoder, Material(decoder, calibration, state, progress))
+        changed = Changed(done.decoder, changed.records + done.records)
+    if not recipe.walked:
+        return changed
+    rest = replace(recipe, passes=recipe.walked)
+    if rest.average_bits is not None and calibration is not None:
+        rest = _settled(rest, changed.decoder, calibration, progress)
+    data = calibration if rest.needs.data else None
+    records = compress(decoder_chain(changed.decoder), rest, data, journal=journal, progress=progress)
+    return Changed(changed.decoder, changed.records + tuple(records))
+
+
+def check(decoder: Decoder, recipe: Recipe, *, has_data: bool) -> None:
+    """Raise ``BadSettings`` when the recipe cannot be applied; nothing is changed."""
+    check_data(recipe, has_data=has_data)
+    for step in recipe.passes:
+        for name, layer in decoder_chain(decoder).layers.items():
+            step.check(name, layer)
+        if isinstance(step, WholePass) and (shape := step.shape(decoder.config)) != decoder.config:
+            with torch.device("meta"):
+                decoder = Decoder(shape)
+
+
+def _settled(recipe: Recipe, decoder: Decoder, calibration: Calibration, progress: Progress | None) -> Recipe:
+    """The recipe with each layer's format as its measured sensitivity and the bits allowed say."""
+    assert recipe.rounding is not None
+    assert recipe.average_bits is not None
+    sensitivities = measure(decoder, calibration, recipe.rounding.choice.formats, progress=progress)
+    num_weights = sum(layer.in_features * layer.out_features for layer in decoder_chain(decoder).layers.values())
+    return recipe.settled(choose(sensitivities, recipe.average_bits, num_weights))
