@@ -30,10 +30,14 @@ TEXTS = {
 CALIBRATION = "text/tinystories/tinystories_train_head.part1.txt"
 METHODS = ("", "-imatrix", "-gptq", "-awq", "-awq-gptq", "-autoround")
 RECIPES = (
-    *("int8", "int8-imatrix", "int8-gptq"),
-    *(f"{bits}{method}-{group}" for bits, group in (("int4", "g128"), ("int4", "g32")) for method in METHODS),
-    *(f"{bits}{method}-{group}" for bits, group in (("int3", "g128"), ("int2", "g32")) for method in METHODS),
-    *("mixed-5bit-gptq", "mixed-6bit-gptq"),
+    *("int8", "int8-gptq", "int8-w8a8-smoothquant"),
+    *(f"int4{method}-g128" for method in METHODS),
+    *("int4-g32", "int4-gptq-g32", "int4-autoround-g32", "mixed-5bit-gptq", "mixed-6bit-gptq"),
+    *(f"int3{method}-g128" for method in METHODS),
+    *(f"int2{method}-g32" for method in METHODS),
+    *(f"{method}-{pattern}" for pattern in ("50", "2:4") for method in ("magnitude", "wanda", "sparsegpt")),
+    *("shrink-25", "shrink-25-distill", "shrink-25-distill-int4"),
+    *("int4-qat-g128", "int3-qat-g128", "int2-qat-g32"),
 )
 
 

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 from rich.markup import escape
@@ -13,8 +13,10 @@ from rich.table import Table
 from burnish.assemble import load_checked, open_plan
 from burnish.cli.output import AsJson, Model, out, print_json, progress
 from burnish.core.errors import BadSettings
+from burnish.core.types import KeyKind
 from burnish.measure.intervals import Interval
 from burnish.measure.quality import (
+    DEFAULT_KEYS,
     Comparison,
     Likeness,
     Passage,
@@ -59,20 +61,42 @@ def quality(
     context: Annotated[int, typer.Option(help="Tokens of a window.")] = 512,
     stride: Annotated[int, typer.Option(help="Tokens by which windows move.")] = 256,
     max_tokens: Annotated[int | None, typer.Option(help="Read at most this many tokens of the text.")] = None,
+    keys: Annotated[
+        KeyKind | None, typer.Option(help="How the model's KV cache is stored; the other's is [bold]f16[/].")
+    ] = None,
     reference: Annotated[bool, typer.Option("--reference", help="Score with torch in float32, not as served.")] = False,
     json: AsJson = False,
 ) -> None:
     """Measure perplexity, as served, by a sliding window in which every token is scored once."""
     config = QualityConfig(context=context, stride=stride, max_tokens=max_tokens)
-    report = assess(model, read_text(data), config, against=against, quiet=json, reference=reference)
+    if reference and keys is not None:
+        raise BadSettings("--reference computes without a KV cache, --keys chooses one", remedy="Give one of them")
+    served_as = ServedAs(reference=reference, keys=keys or DEFAULT_KEYS)
+    report = assess(model, read_text(data), config, against=against, quiet=json, served_as=served_as)
     if json:
         print_json({f.name: value for f in fields(report) if (value := getattr(report, f.name)) is not None})
     else:
         out.print(_table(model, against, report))
 
 
+class ServedAs(NamedTuple):
+    """How a model is run while it is scored."""
+
+    reference: bool = False  # by torch in float32
+    keys: KeyKind = DEFAULT_KEYS
+
+
+AS_SERVED = ServedAs()
+
+
 def assess(
-    model: str, text: str, config: QualityConfig, *, against: str | None, quiet: bool, reference: bool = False
+    model: str,
+    text: str,
+    config: QualityConfig,
+    *,
+    against: str | None,
+    quiet: bool,
+    served_as: ServedAs = AS_SERVED,
 ) -> QualityReport:
     """Score a text with one model, or with two on the same tokens.
 
@@ -86,14 +110,14 @@ def assess(
             f"{model!r} and {against!r} read the text differently", remedy="Compare models of one tokenizer and context"
         )
     path = locate(model)
-    opened = _open(path, reference)
+    opened, keys = _open(path, served_as.reference), served_as.keys
     report = partial(_report, passage=passage, data_sha256=hashlib.sha256(text.encode()).hexdigest())
     windows = f"{passage.config.context}-token windows"
     if against is None:
         with progress(f"Scoring {windows} with {model}", quiet=quiet) as moved:
-            return report(judge(token_losses(opened, passage, progress=moved), passage))
+            return report(judge(token_losses(opened, passage, keys=keys, progress=moved), passage))
     with progress(f"Scoring {windows} with {model} and {against}", quiet=quiet) as moved:
-        both = pair(opened, _open(locate(against), reference), passage, progress=moved)
+        both = pair(opened, _open(locate(against), served_as.reference), passage, keys=keys, progress=moved)
     compared = compare(both.losses, both.parent_losses, passage)
     return report(compared.quality, compared=compared, likeness=both.likeness)
 

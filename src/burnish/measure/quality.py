@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from burnish.core.documents import Text, read_documents
 from burnish.core.errors import BadSettings
-from burnish.core.types import TextCodec
+from burnish.core.types import KeyKind, TextCodec
 from burnish.engine.engine import Model
 from burnish.engine.score import Scorer
 from burnish.measure.intervals import MIN_STRETCH, Interval, mean_interval
@@ -27,6 +27,7 @@ from burnish.models.layers.attention import causal_attend
 
 BATCH_TOKENS = 4096  # tokens fed at a time
 LOGITS_AT_ONCE = 2**24  # numbers: 64 MB
+DEFAULT_KEYS: KeyKind = "f16"  # as an engine stores them
 
 Progress = Callable[[int, int], None]
 """(tokens scored, tokens to score)"""
@@ -171,9 +172,15 @@ class Pair:
 
 
 @torch.inference_mode()
-def pair(model: Model, parent: Model, passage: Passage, *, progress: Progress | None = None) -> Pair:
-    """Score a passage with two models at once, so that their distributions can be compared. As ``token_losses``."""
-    scorers = [_scorer(one, passage.config.context)[0] for one in (model, parent)]
+def pair(
+    model: Model, parent: Model, passage: Passage, *, keys: KeyKind = DEFAULT_KEYS, progress: Progress | None = None
+) -> Pair:
+    """Score a passage with two models at once, so that their distributions can be compared. As ``token_losses``.
+
+    ``keys``: how the model's keys and values are stored; the parent's are as by default.
+    """
+    context = passage.config.context
+    scorers = _scorer(model, context, keys)[0], _scorer(parent, context, DEFAULT_KEYS)[0]
     found: list[tuple[NDArray[np.float64], ...]] = []
     num_scored = 0
     for fed, scored in _fed(passage, 1):
@@ -203,15 +210,18 @@ def _agree(ours: torch.Tensor, theirs: torch.Tensor) -> NDArray[np.float64]:
 
 
 @torch.inference_mode()
-def token_losses(model: Model, passage: Passage, *, progress: Progress | None = None) -> NDArray[np.float64]:
+def token_losses(
+    model: Model, passage: Passage, *, keys: KeyKind = DEFAULT_KEYS, progress: Progress | None = None
+) -> NDArray[np.float64]:
     """Loss in nats of every token but, without ``bos``, the first -> (N,), in the order of the text.
 
-    A plan is scored by the kernels that serve it, a decoder by torch in float32: the reference. ``bos`` stands before
-    every window, as models that know one never see a text begin without it.
+    A plan is scored by the kernels that serve it, its keys and values stored as ``keys``, a decoder by torch in
+    float32: the reference. ``bos`` stands before every window, as models that know one never see a text begin
+    without it.
     """
     losses: list[NDArray[np.float64]] = []
     num_scored = 0
-    score, at_once = _scorer(model, passage.config.context)
+    score, at_once = _scorer(model, passage.config.context, keys)
     for fed, scored in _fed(passage, at_once):
         losses.append(_batch_losses(score, fed, scored))
         num_scored += len(losses[-1])
@@ -238,11 +248,11 @@ _Score = Callable[[torch.Tensor, torch.Tensor], Iterator[torch.Tensor]]
 """(texts (B, L), flat rows) -> logits of those rows, in parts"""
 
 
-def _scorer(model: Model, context: int) -> tuple[_Score, int]:
+def _scorer(model: Model, context: int, keys: KeyKind) -> tuple[_Score, int]:
     """How a model is asked for logits, and how many windows at a time."""
     if isinstance(model, Decoder):
         return partial(_decoder_logits, model), max(1, BATCH_TOKENS // context)
-    return partial(_plan_logits, Scorer(model, context)), 1
+    return partial(_plan_logits, Scorer(model, context, keys=keys)), 1
 
 
 def _decoder_logits(decoder: Decoder, fed: torch.Tensor, rows: torch.Tensor) -> Iterator[torch.Tensor]:
