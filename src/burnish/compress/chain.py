@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from burnish.models.decoder import Block, Decoder
+from burnish.models.encoder import Encoder, EncoderBlock, full_attend
 from burnish.models.layers.attention import causal_attend
 from burnish.models.layers.linear import Linear
 from burnish.models.layers.mlp import ACTIVATIONS, GatedMLP
@@ -60,6 +61,46 @@ def decoder_chain(decoder: Decoder) -> Chain:
     if not decoder.config.tied_embeddings:
         parts.append(_head(decoder))
     return Chain(begin=partial(_embed, decoder), parts=tuple(parts))
+
+
+def encoder_chain(encoder: Encoder) -> Chain:
+    """An encoder's layers. Samples are whole texts of one length."""
+    return Chain(
+        begin=partial(_begin_encoder, encoder),
+        parts=tuple(_encoder_layer(encoder, number) for number in range(encoder.config.num_layers)),
+    )
+
+
+def _begin_encoder(encoder: Encoder, tokens: Tensor) -> Tensor:
+    """tokens (S, T) -> (S, T, E)."""
+    samples, length = tokens.shape
+    return encoder.begin(tokens.flatten(), torch.arange(length).repeat(samples)).view(samples, length, -1)
+
+
+def _encoder_layer(encoder: Encoder, number: int) -> Part:
+    block = encoder.layers[number]
+    assert isinstance(block, EncoderBlock)
+    name = f"layers.{number}"
+    passes_on = block.mlp.activation is ACTIVATIONS["relu"]
+    return Part(
+        name=name,
+        module=block,
+        layers={f"{name}.{inner}": layer for inner, layer in block.named_modules() if isinstance(layer, Linear)},
+        inputs=(
+            # a norm's rows go on as the stream itself: nothing can be divided there
+            SharedInput(layers=tuple(f"{name}.attn.{x}_proj" for x in "qkv"), source=None),
+            SharedInput(layers=(f"{name}.attn.o_proj",), source=block.attn.v_proj),
+            SharedInput(layers=(f"{name}.mlp.up_proj",), source=None),
+            SharedInput(layers=(f"{name}.mlp.down_proj",), source=block.mlp.up_proj if passes_on else None),
+        ),
+        run=partial(_run_encoder_layer, block),
+    )
+
+
+def _run_encoder_layer(block: EncoderBlock, x: Tensor) -> Tensor:
+    samples, length, _ = x.shape
+    out: Tensor = block(x.flatten(0, 1), full_attend([length] * samples))
+    return out.view(x.shape)
 
 
 def _embed(decoder: Decoder, tokens: Tensor) -> Tensor:

@@ -26,16 +26,14 @@ from burnish.models.formats.table import get
 from burnish.models.gguf import location as gguf_location
 from burnish.models.layers.linear import Linear
 from burnish.models.raw_config import read_json
-from burnish.models.tensor_files import INDEX, Stored, TensorFolder, same_kind, write_tensors
-from burnish.models.tensor_names import LinearName, Target, find_tensor, is_constant, linears, targets
+from burnish.models.tensor_files import INDEX, SHARD_BYTES, Stored, TensorFolder, write_tensors
+from burnish.models.tensor_names import LinearName, Target, find_tensor, linears, targets
+from burnish.models.tensor_placing import CONFIG, place, refuse_unfit
 
 if TYPE_CHECKING:
     from burnish.models.gguf.tensors import GgufTensors
 
-CONFIG = "config.json"
 HEAD = "lm_head.weight"
-MAX_LISTED = 20
-SHARD_BYTES = 5 * 10**9
 
 
 class Loaded(NamedTuple):
@@ -66,10 +64,11 @@ def load_decoder(path: Path, *, mapped: bool = False) -> Loaded:
         names = _full_names(folder.tensors, family)
         wanted = stored_targets(foreign, targets(decoder, family))
         stored = {name: folder.tensors[theirs] for name, theirs in names.items()}
-        _check(wanted, stored, decoder, CONFIG if single is None else "its metadata")
+        optional = () if decoder.config.tied_embeddings is False else (HEAD,)
+        refuse_unfit(wanted, stored, optional, CONFIG if single is None else "its metadata")
         for name, target in wanted.items():
             if target.ours:
-                _place(decoder, target, folder.read(names[name]), mapped=mapped)
+                place(decoder, target, folder.read(names[name]), mapped=mapped)
         for layer in foreign:
             conversions.add(load_foreign(layer, lambda name: folder.read(names[name]) if name in names else None))
         if HEAD in names and HEAD not in wanted:
@@ -164,26 +163,6 @@ def _full_names(stored: Mapping[str, Stored], family: Family) -> dict[str, str]:
     return {name if name == HEAD else family.prefix + name: name for name in stored}
 
 
-def _check(wanted: Mapping[str, Target], stored: Mapping[str, Stored], decoder: Decoder, config: str) -> None:
-    """Raise one ``BadCheckpoint`` that lists every fault of the tensors' names, shapes and types."""
-    optional = () if decoder.config.tied_embeddings is False else (HEAD,)
-    faults = [f"missing {name}" for name, target in wanted.items() if name not in stored and not target.optional]
-    for name, (shape, dtype) in stored.items():
-        if name not in wanted:
-            if not is_constant(name) and name not in optional:
-                faults.append(f"unexpected {name}")
-        elif shape != wanted[name].shape:
-            faults.append(f"{name} has shape {list(shape)}, expected {list(wanted[name].shape)}")
-        elif not same_kind(dtype, wanted[name].dtype):
-            faults.append(f"{name} has type {dtype}, expected {str(wanted[name].dtype).removeprefix('torch.')}")
-    if faults:
-        more = f" and {len(faults) - MAX_LISTED} more" if len(faults) > MAX_LISTED else ""
-        raise BadCheckpoint(
-            f"{len(faults)} tensors do not fit {config}: {'; '.join(faults[:MAX_LISTED])}{more}",
-            remedy=f"Fetch the weights or {config} again" if config == CONFIG else "Fetch the file again",
-        )
-
-
 def _check_tied(head: Tensor, decoder: Decoder) -> None:
     if not torch.equal(head.float(), decoder.embed_tokens.weight):
         raise BadCheckpoint(
@@ -191,39 +170,12 @@ def _check_tied(head: Tensor, decoder: Decoder) -> None:
         )
 
 
-def _place(decoder: Decoder, target: Target, stored: Tensor, *, mapped: bool = False) -> None:
-    tensor = stored.t() if target.transposed else stored
-    for name, part in zip(target.ours, tensor.chunk(len(target.ours)), strict=True):
-        owner_name, _, tensor_name = name.rpartition(".")
-        owner = decoder.get_submodule(owner_name)
-        if tensor_name in owner._parameters:
-            is_left = mapped and isinstance(owner, Linear) and part.dim() == 2 and _is_aligned(part)
-            # else contiguous memory of our own: the file is unmapped, and the mapped bytes need not be aligned
-            placed = part if is_left else part.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-            owner._parameters[tensor_name] = nn.Parameter(placed, requires_grad=False)
-        else:
-            if tensor_name == "weight_shape":
-                _check_shape(owner, name, part)
-            owner._buffers[tensor_name] = part.clone()
-
-
-def _is_aligned(tensor: Tensor) -> bool:
-    return tensor.data_ptr() % tensor.element_size() == 0
-
-
-def _check_shape(owner: nn.Module, name: str, shape: Tensor) -> None:
-    assert isinstance(owner, Linear)
-    expected = [owner.out_features, owner.in_features]
-    if shape.tolist() != expected:
-        raise BadCheckpoint(f"{name} holds {shape.tolist()}, expected {expected}", remedy="Fetch the weights again")
-
-
 def _load_llama2c(file: Path) -> Loaded:
     checkpoint = llama2c.read(file)
     decoder = empty_decoder(checkpoint.raw_config)
     for name, array in checkpoint.tensors():
         shape = find_tensor(decoder, name).shape
-        _place(decoder, Target((name,), tuple(shape), torch.float32, False), torch.from_numpy(array))
+        place(decoder, Target((name,), tuple(shape), torch.float32, False), torch.from_numpy(array))
     return _loaded(decoder, "llama", checkpoint.raw_config)
 
 

@@ -17,6 +17,7 @@ from burnish.core.errors import BadCheckpoint, NotFound
 from burnish.models.raw_config import read_json
 
 _FLOATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
+SHARD_BYTES = 5 * 10**9  # of a file, at most
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 

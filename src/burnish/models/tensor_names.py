@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import nn
 
 from burnish.models.decoder import Decoder
-from burnish.models.families import Family, Module
+from burnish.models.encoder import Encoder
+from burnish.models.families import Module
 from burnish.models.formats.dense import Dense
 from burnish.models.layers.linear import Linear
 
@@ -16,8 +17,17 @@ from burnish.models.layers.linear import Linear
 _CONSTANTS = re.compile(r"(rotary_emb\.inv_freq|\.attn\.(bias|masked_bias))$")
 
 
+class Family(Protocol):
+    """What names the modules of a kind of model."""
+
+    @property
+    def modules(self) -> tuple[Module, ...]:
+        """Theirs and ours."""
+        ...
+
+
 class Target(NamedTuple):
-    """A tensor of the checkpoint and the tensors of the decoder it holds, stacked along the first axis."""
+    """A tensor of the checkpoint and the tensors of the model it holds, stacked along the first axis."""
 
     ours: tuple[str, ...]
     shape: tuple[int, ...]  # in the checkpoint
@@ -38,7 +48,7 @@ def is_constant(name: str) -> bool:
     return _CONSTANTS.search(name) is not None
 
 
-def targets(decoder: Decoder, family: Family) -> dict[str, Target]:
+def targets(decoder: Decoder | Encoder, family: Family) -> dict[str, Target]:
     """Every tensor a checkpoint of this decoder holds, by its name there."""
     found: dict[str, Target] = {}
     for module in _present(decoder, family):
@@ -53,7 +63,7 @@ def targets(decoder: Decoder, family: Family) -> dict[str, Target]:
     return found
 
 
-def linears(decoder: Decoder, family: Family) -> list[LinearName]:
+def linears(decoder: Decoder | Encoder, family: Family) -> list[LinearName]:
     """Every linear layer. A family that fuses or transposes has no name for one: those keep ours."""
     found: list[LinearName] = []
     for module in _present(decoder, family):
@@ -64,7 +74,7 @@ def linears(decoder: Decoder, family: Family) -> list[LinearName]:
     return found
 
 
-def _present(decoder: Decoder, family: Family) -> Iterator[Module]:
+def _present(decoder: Decoder | Encoder, family: Family) -> Iterator[Module]:
     """The family's modules this decoder has, once per layer."""
     known = dict(decoder.named_modules())
     for row in family.modules:
@@ -82,7 +92,7 @@ def _is_plain(owner: nn.Module, name: str) -> bool:
     return name == "bias" or not isinstance(owner, Linear) or isinstance(owner.format, Dense)
 
 
-def _target(decoder: Decoder, ours: tuple[str, ...], transposed: bool) -> Target:
+def _target(decoder: nn.Module, ours: tuple[str, ...], transposed: bool) -> Target:
     shapes = [tuple(find_tensor(decoder, name).shape) for name in ours]
     stacked = (sum(shape[0] for shape in shapes), *shapes[0][1:])
     transposed = transposed and len(stacked) == 2
