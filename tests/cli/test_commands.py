@@ -170,18 +170,67 @@ def test_quality_alone_and_against_its_parent(burnish: Run, tiny_folder: Path, p
     words = ("quality", tmp_path / "int4", "--data", prose, "--against", tiny_folder)
     both = burnish(*words, "--json").json
     assert both["parent_perplexity"] == alone["perplexity"]
-    for field in ("perplexity", "parent_perplexity", "loss_ratio", "kl", "top1_agreement"):
+    for field in ("perplexity", "parent_perplexity", "loss_ratio", "kl", "top1_agreement", "flip_rate"):
         assert set(both[field]) == {"value", "low", "high"}
     expected = both["perplexity"]["value"] / both["parent_perplexity"]["value"]
     assert both["loss_ratio"]["value"] == pytest.approx(expected - 1, abs=1e-9)
     assert both["kl"]["low"] < both["kl"]["value"] < both["kl"]["high"]
     assert 0 < both["kl"]["value"] < 0.5
     assert 0.1 < both["top1_agreement"]["value"] < 1
+    assert both["interval"] == alone["interval"] == "batch means"
     assert both["data_sha256"] == alone["data_sha256"] == hashlib.sha256(prose.read_bytes()).hexdigest()
     same = burnish("quality", tiny_folder, "--data", prose, "--against", tiny_folder, "--json").json
     assert same["loss_ratio"] == same["kl"] == {"value": 0, "low": 0, "high": 0}
     assert same["top1_agreement"] == {"value": 1, "low": 1, "high": 1}
     assert "95 % interval" in burnish(*words).out
+
+
+def test_a_loss_budget_that_is_missed_fails_the_command(
+    burnish: Run, tiny_folder: Path, prose: Path, tmp_path: Path
+) -> None:
+    burnish("compress", tiny_folder, tmp_path / "int4", "--recipe", "int4")
+    words = ("quality", tmp_path / "int4", "--data", prose, "--against", tiny_folder, "--json")
+    loss = burnish(*words).json["loss_ratio"]
+    kept = burnish(*words, "--max-loss", loss["high"] + 0.001)
+    assert (kept.code, kept.json["verdict"]) == (0, "pass")
+    missed = burnish(*words, "--max-loss", loss["low"] - 0.001)
+    assert (missed.code, json.loads(missed.out)["verdict"]) == (3, "fail")
+    assert "Use a recipe that keeps more" in missed.err
+    unsure = burnish(*words, "--max-loss", loss["value"])
+    assert (unsure.code, json.loads(unsure.out)["verdict"]) == (3, "needs more data")
+    assert "is not shown. Measure on more text" in unsure.err
+
+
+def test_quality_by_multiple_choice(burnish: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    items = tmp_path / "items.jsonl"
+    rows = [{"context": f"{i} and ", "choices": ["one", "two more"], "answer": i % 2} for i in range(12)]
+    items.write_text("\n".join(json.dumps(row) for row in rows))
+    burnish("compress", tiny_folder, tmp_path / "int4", "--recipe", "int4")
+    words = ("quality", tmp_path / "int4", "--choices", items)
+    alone = burnish(*words, "--max-items", 8, "--json").json
+    assert alone["num_items"] == 8
+    assert alone["data_sha256"] == hashlib.sha256(items.read_bytes()).hexdigest()
+    both = burnish(*words, "--against", tiny_folder, "--json").json
+    difference = both["accuracy"]["value"] - both["parent_accuracy"]["value"]
+    assert both["accuracy_difference"]["value"] == pytest.approx(difference)
+    assert both["num_won"] - both["num_lost"] == pytest.approx(12 * difference)
+    assert "McNemar" in burnish(*words, "--against", tiny_folder).out
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        ((), "--data or on --choices. Give one of them"),
+        (("--data", "a", "--choices", "b"), "--data or on --choices. Give one of them"),
+        (("--data", "a", "--max-loss", 0.01), "--max-loss compares two models"),
+        (("--choices", "a", "--max-tokens", 9), "--choices takes no"),
+        (("--data", "a", "--max-items", 9), "--max-items belongs to --choices"),
+    ],
+)
+def test_quality_refuses_options_that_do_not_fit(burnish: Run, words: tuple[str, ...], fault: str) -> None:
+    refused = burnish("quality", *words)
+    assert refused.code == 2
+    assert fault in refused.err
 
 
 def test_quality_reads_as_much_as_it_is_told(burnish: Run, tiny_folder: Path, prose: Path) -> None:

@@ -9,7 +9,8 @@ from burnish.compress.chain import decoder_chain
 from burnish.compress.recipes import find_recipe
 from burnish.compress.walk import compress
 from burnish.engine.score import Scorer
-from burnish.measure.quality import QualityConfig, compare, pair, prepare, token_losses
+from burnish.measure.corpus import read_corpus
+from burnish.measure.quality import QualityConfig, compare, likeness, pair, prepare, token_losses
 from burnish.models.checkpoint import load_decoder
 from burnish.models.locate import held_out_text, locate
 from burnish.models.tokenizer import load_tokenizer
@@ -26,7 +27,7 @@ def test_perplexity_is_that_of_the_reference(recipe: str | None) -> None:
     decoder = load_decoder(path).decoder
     if recipe is not None:
         compress(decoder_chain(decoder), find_recipe(recipe))
-    passage = prepare(held_out_text().read_text(encoding="utf-8"), load_tokenizer(path), decoder.config, CONFIG)
+    passage = prepare(read_corpus(held_out_text()), load_tokenizer(path), decoder.config, CONFIG)
     served, reference = token_losses(lower(decoder), passage), token_losses(decoder, passage)
     assert abs(math.expm1(served.mean() - reference.mean())) < 0.001
     assert not (served == reference).all(), "two ways, not one"
@@ -37,12 +38,12 @@ def test_keys_and_values_of_eight_bits_pass_the_gate_of_weights() -> None:
     path = locate("builtin")
     decoder = load_decoder(path).decoder
     plan = lower(decoder)
-    passage = prepare(held_out_text().read_text(encoding="utf-8"), load_tokenizer(path), decoder.config, CONFIG)
+    passage = prepare(read_corpus(held_out_text()), load_tokenizer(path), decoder.config, CONFIG)
     found = pair(plan, plan, passage, keys="int8")
     ratio = compare(found.losses, found.parent_losses, passage).loss_ratio
     assert found.divergences.max() > 0, "they are stored otherwise"
     assert ratio.high < 0.002
-    assert found.likeness.top1_agreement.value > 0.98
+    assert likeness(found, passage).top1_agreement.value > 0.98
 
 
 def test_a_scorer_gives_the_rows_asked_for() -> None:

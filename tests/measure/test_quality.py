@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from burnish.core.errors import BadSettings, NotFound
-from burnish.measure import quality as room
-from burnish.measure.quality import Passage, QualityConfig, compare, pair, prepare, quality, read_text, token_losses
+from burnish.measure import logits as room
+from burnish.measure.corpus import Corpus, read_corpus
+from burnish.measure.quality import Passage, QualityConfig, compare, likeness, pair, prepare, quality, token_losses
 from burnish.models.decoder import Decoder
 from burnish.models.layers.attention import causal_attend
 from tests.tiny import ByteTokenizer, tiny_decoder
@@ -35,7 +36,7 @@ def decoder() -> Decoder:
 
 
 def passage_of(decoder: Decoder, config: QualityConfig, codec: ByteTokenizer | None = None) -> Passage:
-    return prepare(TEXT, codec or ByteTokenizer(), decoder.config, config)
+    return prepare(Corpus(TEXT), codec or ByteTokenizer(), decoder.config, config)
 
 
 def loss_of(decoder: Decoder, context: list[int], target: int) -> float:
@@ -148,17 +149,17 @@ def test_paired_intervals_cover_the_true_ratio() -> None:
 @pytest.mark.parametrize("text", ["", "short", "x" * 64])
 def test_a_text_too_short_for_an_interval_is_refused(decoder: Decoder, text: str) -> None:
     with pytest.raises(BadSettings, match=r"too few for an interval. Give a text of more than 64 tokens"):
-        prepare(text, ByteTokenizer(), decoder.config, QualityConfig())
+        prepare(Corpus(text), ByteTokenizer(), decoder.config, QualityConfig())
 
 
 def test_the_shortest_text_works_without_bos(decoder: Decoder) -> None:
-    passage = prepare("x" * 65, WithoutBos(), decoder.config, QualityConfig())
+    passage = prepare(Corpus("x" * 65), WithoutBos(), decoder.config, QualityConfig())
     assert quality(token_losses(decoder, passage), passage).num_tokens == passage.num_bytes == 64
 
 
 def test_the_tokenizer_of_another_model_is_refused(decoder: Decoder) -> None:
     with pytest.raises(BadSettings, match="token 70000, the model knows 259"):
-        prepare(TEXT, WithStranger(), decoder.config, QualityConfig())
+        prepare(Corpus(TEXT), WithStranger(), decoder.config, QualityConfig())
 
 
 @pytest.mark.parametrize(
@@ -187,8 +188,8 @@ def test_text_files_and_json_lines(tmp_path: Path) -> None:
     documents = ["first\nwith a line", "second\u2028separated"]
     rows = [json.dumps({"text": text, "more": 1}, ensure_ascii=False) for text in documents]
     lines.write_text("\n".join([*rows, "", ""]), encoding="utf-8")
-    assert read_text(plain) == "one\ntwo é"
-    assert read_text(lines) == "\n\n".join(documents)
+    assert read_corpus(plain).text == "one\ntwo é"
+    assert read_corpus(lines).text == "\n\n".join(documents)
 
 
 @pytest.mark.parametrize("line", ["{", "[1]", '{"words": "x"}', '{"text": 3}', "7"])
@@ -196,18 +197,18 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(f'{{"text": "fine"}}\n{line}\n')
     with pytest.raises(BadSettings, match=r"line 2 of .* is no JSON object with a text") as fault:
-        read_text(path)
+        read_corpus(path)
     assert "\n" not in str(fault.value)
 
 
 def test_texts_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="does not exist"):
-        read_text(tmp_path / "missing.txt")
+        read_corpus(tmp_path / "missing.txt")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     with pytest.raises(BadSettings, match="cannot be read"):
-        read_text(tmp_path / "latin.txt")
+        read_corpus(tmp_path / "latin.txt")
     with pytest.raises(BadSettings, match="cannot be read"):
-        read_text(tmp_path)
+        read_corpus(tmp_path)
 
 
 def test_a_pair_is_scored_as_each_alone_and_compared_by_definition(decoder: Decoder) -> None:
@@ -224,13 +225,36 @@ def test_a_pair_is_scored_as_each_alone_and_compared_by_definition(decoder: Deco
     np.testing.assert_allclose(found.divergences[:41], apart, rtol=1e-3)
     same = ours.argmax(-1) == theirs.argmax(-1)
     assert found.agreements[:41].tolist() == same.double().tolist()
-    assert found.likeness.kl.value == pytest.approx(found.divergences.mean())
+    assert likeness(found, passage).kl.value == pytest.approx(found.divergences.mean())
+    targets = torch.tensor(passage.tokens[:41])
+    flipped = (ours.argmax(-1) == targets) ^ (theirs.argmax(-1) == targets)
+    assert found.flips[:41].tolist() == flipped.double().tolist()
+    assert found.flips.any(), "the two differ somewhere"
 
 
 def test_a_model_is_like_itself(decoder: Decoder) -> None:
     passage = passage_of(decoder, QualityConfig(context=48, stride=20))
     seen: list[tuple[int, int]] = []
     found = pair(decoder, decoder, passage, progress=lambda done, total: seen.append((done, total)))
-    assert found.likeness.kl == (0.0, 0.0, 0.0)
-    assert found.likeness.top1_agreement == (1.0, 1.0, 1.0)
+    assert likeness(found, passage).kl == (0.0, 0.0, 0.0)
+    assert likeness(found, passage).top1_agreement == (1.0, 1.0, 1.0)
+    assert likeness(found, passage).flip_rate == (0.0, 0.0, 0.0)
     assert seen[-1] == (len(passage.tokens), len(passage.tokens))
+
+
+def test_documents_change_intervals_only(decoder: Decoder) -> None:
+    texts = [f"Story {i}: {'the cat sat. ' * (i % 3 + 1)}" for i in range(12)]
+    starts = tuple(len("".join(texts[:i])) for i in range(12))
+    config = QualityConfig(context=64, stride=32)
+    one, many = (prepare(Corpus("".join(texts), s), ByteTokenizer(), decoder.config, config) for s in ((0,), starts))
+    losses = token_losses(decoder, many)
+    np.testing.assert_array_equal(losses, token_losses(decoder, one))
+    assert quality(losses, many).perplexity.value == quality(losses, one).perplexity.value
+    assert quality(losses, many).interval == "bootstrap over 12 documents"
+    assert quality(losses, one).interval == "batch means"
+    assert quality(losses, many).perplexity != quality(losses, one).perplexity
+
+
+def test_few_documents_fall_back_on_batch_means(decoder: Decoder) -> None:
+    passage = prepare(Corpus(TEXT, (0, 50, 100)), ByteTokenizer(), decoder.config, QualityConfig())
+    assert (passage.num_documents, passage.interval) == (3, "batch means")

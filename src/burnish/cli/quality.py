@@ -1,7 +1,7 @@
 """burnish quality: perplexity, alone or against another model."""
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -12,20 +12,23 @@ from rich.table import Table
 
 from burnish.assemble import load_checked, open_plan
 from burnish.cli.output import AsJson, Model, out, print_json, progress
-from burnish.core.errors import BadSettings
+from burnish.cli.quality_choices import ChoicesReport, assess_choices, choices_table
+from burnish.core.errors import BadSettings, VerificationFailed
 from burnish.core.types import KeyKind
+from burnish.measure.corpus import Corpus, read_corpus
+from burnish.measure.gate import Verdict, judge_loss
 from burnish.measure.intervals import Interval
+from burnish.measure.logits import DEFAULT_KEYS
 from burnish.measure.quality import (
-    DEFAULT_KEYS,
     Comparison,
     Likeness,
     Passage,
     Quality,
     QualityConfig,
     compare,
+    likeness,
     pair,
     prepare,
-    read_text,
     token_losses,
 )
 from burnish.measure.quality import quality as judge
@@ -47,36 +50,83 @@ class QualityReport:
     context: int
     stride: int
     data_sha256: str  # of the text
+    interval: str  # how the intervals are made: "bootstrap over N documents" or "batch means"
     parent_perplexity: Interval | None = None
     loss_ratio: Interval | None = None
     kl: Interval | None = None  # KL(parent | model), nats per token
     top1_agreement: Interval | None = None
+    flip_rate: Interval | None = None  # share of tokens that exactly one of the two finds likeliest
+    verdict: Verdict | None = None  # on the loss budget
 
 
 @app.command()
 def quality(
-    data: Annotated[Path, typer.Option(help="A text file, or .jsonl with the field [bold]text[/].")],
     model: Model = "builtin",
-    against: Annotated[str | None, typer.Option(help="Compare with this model on the same tokens.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Perplexity: a text file, or .jsonl with the field [bold]text[/].")
+    ] = None,
+    choices: Annotated[
+        Path | None, typer.Option(help="Accuracy: .jsonl of multiple choices or minimal pairs, gzipped or not.")
+    ] = None,
+    against: Annotated[str | None, typer.Option(help="Compare with this model on the same data.")] = None,
     context: Annotated[int, typer.Option(help="Tokens of a window.")] = 512,
     stride: Annotated[int, typer.Option(help="Tokens by which windows move.")] = 256,
     max_tokens: Annotated[int | None, typer.Option(help="Read at most this many tokens of the text.")] = None,
+    max_items: Annotated[int | None, typer.Option(help="Answer at most this many of the choices.")] = None,
+    max_loss: Annotated[
+        float | None, typer.Option(help="Fail unless the loss ratio is shown to be at most this: [bold]0.01[/] is 1 %.")
+    ] = None,
     keys: Annotated[
         KeyKind | None, typer.Option(help="How the model's KV cache is stored; the other's is [bold]f16[/].")
     ] = None,
     reference: Annotated[bool, typer.Option("--reference", help="Score with torch in float32, not as served.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Measure perplexity, as served, by a sliding window in which every token is scored once."""
-    config = QualityConfig(context=context, stride=stride, max_tokens=max_tokens)
+    """Measure perplexity or multiple choice, as served; every token is scored once, by a sliding window."""
+    if max_loss is not None and (against is None or data is None):
+        raise BadSettings("--max-loss compares two models on a text", remedy="Give --against and --data")
     if reference and keys is not None:
         raise BadSettings("--reference computes without a KV cache, --keys chooses one", remedy="Give one of them")
+    if (data is None) == (choices is None):
+        raise BadSettings("quality is measured on --data or on --choices", remedy="Give one of them")
+    if choices is not None:
+        if reference or keys is not None or max_tokens is not None:
+            raise BadSettings("--choices takes no --reference, --keys or --max-tokens", remedy="Leave them out")
+        answers = assess_choices(model, choices, against=against, max_items=max_items, quiet=json)
+        _show(answers, choices_table(model, against, answers), json=json)
+        return
+    assert data is not None, "one of the two is given"
+    if max_items is not None:
+        raise BadSettings("--max-items belongs to --choices", remedy="Use --max-tokens")
+    config = QualityConfig(context=context, stride=stride, max_tokens=max_tokens)
     served_as = ServedAs(reference=reference, keys=keys or DEFAULT_KEYS)
-    report = assess(model, read_text(data), config, against=against, quiet=json, served_as=served_as)
+    report = assess(model, read_corpus(data), config, against=against, quiet=json, served_as=served_as)
+    if max_loss is not None and report.loss_ratio is not None:
+        report = replace(report, verdict=judge_loss(report.loss_ratio, max_loss))
+    _show(report, _table(model, against, report), json=json)
+    if max_loss is not None and report.loss_ratio is not None:
+        _refuse_loss(report.loss_ratio, report.verdict, max_loss)
+
+
+def _show(report: QualityReport | ChoicesReport, table: Table, *, json: bool) -> None:
     if json:
         print_json({f.name: value for f in fields(report) if (value := getattr(report, f.name)) is not None})
     else:
-        out.print(_table(model, against, report))
+        out.print(table)
+
+
+def _refuse_loss(loss_ratio: Interval, verdict: Verdict | None, max_loss: float) -> None:
+    """Raises ``VerificationFailed`` for a budget that is missed or not shown to be kept."""
+    if verdict == "pass":
+        return
+    between = f"{100 * loss_ratio.low:+.2f} to {100 * loss_ratio.high:+.2f} % of perplexity"
+    if verdict == "fail":
+        raise VerificationFailed(
+            f"the loss is {between}, above {100 * max_loss:g} %", remedy="Use a recipe that keeps more"
+        )
+    raise VerificationFailed(
+        f"the loss is {between}: {100 * max_loss:g} % is not shown", remedy="Measure on more text, without --max-tokens"
+    )
 
 
 class ServedAs(NamedTuple):
@@ -91,7 +141,7 @@ AS_SERVED = ServedAs()
 
 def assess(
     model: str,
-    text: str,
+    corpus: Corpus,
     config: QualityConfig,
     *,
     against: str | None,
@@ -103,15 +153,15 @@ def assess(
     Raises ``BadSettings`` when two models read the text differently.
     """
     with progress("Reading the text", quiet=quiet):
-        passage = _passage(model, text, config)
-        other = passage if against is None else _passage(against, text, config)
+        passage = _passage(model, corpus, config)
+        other = passage if against is None else _passage(against, corpus, config)
     if other != passage:
         raise BadSettings(
             f"{model!r} and {against!r} read the text differently", remedy="Compare models of one tokenizer and context"
         )
     path = locate(model)
     opened, keys = _open(path, served_as.reference), served_as.keys
-    report = partial(_report, passage=passage, data_sha256=hashlib.sha256(text.encode()).hexdigest())
+    report = partial(_report, passage=passage, data_sha256=hashlib.sha256(corpus.text.encode()).hexdigest())
     windows = f"{passage.config.context}-token windows"
     if against is None:
         with progress(f"Scoring {windows} with {model}", quiet=quiet) as moved:
@@ -119,7 +169,7 @@ def assess(
     with progress(f"Scoring {windows} with {model} and {against}", quiet=quiet) as moved:
         both = pair(opened, _open(locate(against), served_as.reference), passage, keys=keys, progress=moved)
     compared = compare(both.losses, both.parent_losses, passage)
-    return report(compared.quality, compared=compared, likeness=both.likeness)
+    return report(compared.quality, compared=compared, alike=likeness(both, passage))
 
 
 def _open(path: Path, reference: bool) -> Decoder | Plan:
@@ -132,7 +182,7 @@ def _report(
     passage: Passage,
     data_sha256: str,
     compared: Comparison | None = None,
-    likeness: Likeness | None = None,
+    alike: Likeness | None = None,
 ) -> QualityReport:
     return QualityReport(
         perplexity=found.perplexity,
@@ -143,21 +193,24 @@ def _report(
         data_sha256=data_sha256,
         parent_perplexity=None if compared is None else compared.parent.perplexity,
         loss_ratio=None if compared is None else compared.loss_ratio,
-        kl=None if likeness is None else likeness.kl,
-        top1_agreement=None if likeness is None else likeness.top1_agreement,
+        interval=found.interval,
+        kl=None if alike is None else alike.kl,
+        top1_agreement=None if alike is None else alike.top1_agreement,
+        flip_rate=None if alike is None else alike.flip_rate,
     )
 
 
-def _passage(model: str, text: str, config: QualityConfig) -> Passage:
+def _passage(model: str, corpus: Corpus, config: QualityConfig) -> Passage:
     from burnish.models.checkpoint import empty_decoder, raw_config
 
     path = locate(model)
-    return prepare(text, load_tokenizer(path), empty_decoder(raw_config(path)).config, config)
+    return prepare(corpus, load_tokenizer(path), empty_decoder(raw_config(path)).config, config)
 
 
 def _table(model: str, against: str | None, report: QualityReport) -> Table:
     about = f"{report.num_tokens:,} tokens, windows of {report.context}, stride {report.stride}"
     table = Table("", "value", "95 % interval", title=escape(f"{model}: {about}"), title_justify="left")
+    table.caption = f"intervals: {report.interval}"
     rows = (
         ("perplexity", report.perplexity),
         ("bits per byte", report.bits_per_byte),
@@ -165,6 +218,7 @@ def _table(model: str, against: str | None, report: QualityReport) -> Table:
         ("loss ratio", report.loss_ratio),
         ("KL, nats per token", report.kl),
         ("same likeliest token", report.top1_agreement),
+        ("right for one of the two only", report.flip_rate),
     )
     for name, interval in rows:
         if interval is not None:

@@ -23,8 +23,9 @@ from burnish.cli.serve import served_name
 from burnish.cli.variants import find_variant, make_cache, variants_folder
 from burnish.core.errors import BadSettings
 from burnish.measure.bench import BenchResult, BenchSpec, bench_engine
+from burnish.measure.corpus import read_corpus
 from burnish.measure.machine import Machine, this_machine
-from burnish.measure.quality import QualityConfig, compare, prepare, quality, read_text, token_losses
+from burnish.measure.quality import QualityConfig, compare, prepare, quality, token_losses
 from burnish.measure.speed import Workload, joined
 from burnish.models.checkpoint import raw_config
 from burnish.models.families import read_config
@@ -37,7 +38,7 @@ app = typer.Typer(add_completion=False)
 
 ROUNDS = 2  # of speed measurements
 RECIPES = ("int8", "int4")
-FIGURES = 2  # since the loss ratio is told minus 1
+FIGURES = 3  # since intervals are over documents where there are some
 QUALITY = QualityConfig(context=512, stride=256, max_tokens=16_384)
 WORKLOAD = Workload(prompt_tokens=128, output_tokens=32, concurrency=1, repeat=5)
 
@@ -130,7 +131,7 @@ def measure(path: Path, text: Path, threads: int | None, *, again: bool, quiet: 
         figures=FIGURES,
         machine=this_machine(),
         text=str(text.resolve()),
-        text_sha256=hashlib.sha256(read_text(text).encode()).hexdigest(),
+        text_sha256=hashlib.sha256(read_corpus(text).text.encode()).hexdigest(),
         threads=threads,
         quality=QUALITY,
         workload=_fitting(max_positions),
@@ -167,9 +168,9 @@ def _read(kept: Path, model: Path) -> UpReport | None:
 
 def _measure(path: Path, conditions: Conditions, *, quiet: bool) -> list[Variant]:
     """The model itself, then its variants, all on the same tokens; their speeds in turn."""
-    raw, text = raw_config(path), read_text(Path(conditions.text))
+    raw, corpus = raw_config(path), read_corpus(Path(conditions.text))
     with progress("Loading", quiet=quiet):
-        passage = prepare(text, load_tokenizer(path), read_config(raw), conditions.quality)
+        passage = prepare(corpus, load_tokenizer(path), read_config(raw), conditions.quality)
         own = open_plan(path).weights
     folders = {own: path}
     for recipe in RECIPES if raw.get("quantization_config") is None else ():

@@ -87,7 +87,7 @@ class BadSettings(BurnishError):
 
 
 class VerificationFailed(BurnishError):
-    """A model does not compute what its manifest says, or results depend on the batch."""
+    """A model does not compute what its manifest says, results depend on the batch, or a quality budget is missed."""
 
     exit_code = 3
 

@@ -6,28 +6,22 @@ Shapes: B windows of a batch, L tokens of a window, R rows, N scored tokens, V v
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import groupby
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from burnish.core.documents import Text, read_documents
 from burnish.core.errors import BadSettings
 from burnish.core.types import KeyKind, TextCodec
 from burnish.engine.engine import Model
-from burnish.engine.score import Scorer
+from burnish.measure.bootstrap import MIN_DOCUMENTS, bootstrap_interval
+from burnish.measure.corpus import Corpus, document_of
 from burnish.measure.intervals import MIN_STRETCH, Interval, mean_interval
+from burnish.measure.logits import DEFAULT_KEYS, Score, losses_of, scorer
 from burnish.measure.windows import Window, cut
-from burnish.models.decoder import Decoder, DecoderConfig
-from burnish.models.layers.attention import causal_attend
-
-BATCH_TOKENS = 4096  # tokens fed at a time
-LOGITS_AT_ONCE = 2**24  # numbers: 64 MB
-DEFAULT_KEYS: KeyKind = "f16"  # as an engine stores them
+from burnish.models.decoder import DecoderConfig
 
 Progress = Callable[[int, int], None]
 """(tokens scored, tokens to score)"""
@@ -59,6 +53,27 @@ class Passage(NamedTuple):
     bos: int | None
     num_bytes: int  # of the scored tokens' pieces
     config: QualityConfig  # with the context shrunk to what the model can see
+    documents: tuple[int, ...] = ()  # of every scored token; windows run across their borders. Empty: one document
+
+    @property
+    def num_documents(self) -> int:
+        """How many documents the scored tokens come from."""
+        return max(1, len(set(self.documents)))
+
+    @property
+    def interval(self) -> str:
+        """How intervals over the passage are made."""
+        return f"bootstrap over {self.num_documents} documents" if self._has_documents else "batch means"
+
+    def mean(self, series: NDArray[np.float64]) -> Interval:
+        """The mean of a series over the scored tokens (N,) with its 95 % interval."""
+        if self._has_documents:
+            return bootstrap_interval(series, np.array(self.documents))
+        return mean_interval(series)
+
+    @property
+    def _has_documents(self) -> bool:
+        return self.num_documents >= MIN_DOCUMENTS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +90,7 @@ class Quality:
     num_bytes: int
     context: int
     stride: int
+    interval: str  # how the intervals are made
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,27 +106,16 @@ class Comparison:
     loss_ratio: Interval
 
 
-def read_text(path: Path) -> str:
-    """A text file, or the ``text`` fields of a .jsonl file with a blank line between documents.
-
-    Raises as ``read_documents``, and ``BadSettings`` for documents that are no texts.
-    """
-    texts = []
-    for document in read_documents(path):
-        if not isinstance(document, Text):
-            raise BadSettings(f"{str(path)!r} holds chats or token ids", remedy='Give {"text": "..."} per line')
-        texts.append(document.text)
-    return "\n\n".join(texts)
-
-
-def prepare(text: str, codec: TextCodec, shape: DecoderConfig, config: QualityConfig) -> Passage:
+def prepare(corpus: Corpus, codec: TextCodec, shape: DecoderConfig, config: QualityConfig) -> Passage:
     """The passage a model of that shape can score.
 
+    The text is tokenized and cut into windows as one, so that documents change intervals only, never figures.
     Raises ``BadSettings`` when the text is too short for an interval or the tokenizer is another model's.
     """
     if config.context > shape.max_positions:
         config = replace(config, context=shape.max_positions, stride=min(config.stride, shape.max_positions // 2))
-    tokens = tuple(codec.encode(text, add_special_tokens=False)[: config.max_tokens])
+    every = codec.encode(corpus.text, add_special_tokens=False)
+    tokens = tuple(every[: config.max_tokens])
     if len(tokens) <= 2 * MIN_STRETCH:
         raise BadSettings(
             f"the text has {len(tokens)} tokens, too few for an interval",
@@ -121,14 +126,16 @@ def prepare(text: str, codec: TextCodec, shape: DecoderConfig, config: QualityCo
             f"the tokenizer gives token {max(tokens)}, the model knows {shape.vocab_size}",
             remedy="Use the tokenizer the model was trained with",
         )
-    lengths = {token: len(codec.piece(token)) for token in set(tokens)}
-    scored = tokens if codec.bos_token_id is not None else tokens[1:]
-    return Passage(tokens, codec.bos_token_id, sum(lengths[token] for token in scored), config)
+    lengths = {token: len(codec.piece(token)) for token in set(every)}
+    first = 0 if codec.bos_token_id is not None else 1
+    num_bytes = sum(lengths[token] for token in tokens[first:])
+    documents = document_of(corpus, every, lengths.__getitem__)[first : len(tokens)]
+    return Passage(tokens, codec.bos_token_id, num_bytes, config, documents)
 
 
 def quality(losses: NDArray[np.float64], passage: Passage) -> Quality:
     """What the losses (N,) of a passage say."""
-    loss = mean_interval(losses)
+    loss = passage.mean(losses)
     return Quality(
         perplexity=loss.exp(),
         bits_per_byte=loss.scaled(len(losses) / math.log(2) / max(passage.num_bytes, 1)),
@@ -136,6 +143,7 @@ def quality(losses: NDArray[np.float64], passage: Passage) -> Quality:
         num_bytes=passage.num_bytes,
         context=passage.config.context,
         stride=passage.config.stride,
+        interval=passage.interval,
     )
 
 
@@ -144,7 +152,7 @@ def compare(losses: NDArray[np.float64], parent_losses: NDArray[np.float64], pas
     return Comparison(
         quality=quality(losses, passage),
         parent=quality(parent_losses, passage),
-        loss_ratio=mean_interval(losses - parent_losses).exp().shifted(-1),
+        loss_ratio=passage.mean(losses - parent_losses).exp().shifted(-1),
     )
 
 
@@ -154,6 +162,7 @@ class Likeness:
 
     kl: Interval  # KL(parent | model), nats per token
     top1_agreement: Interval  # share of tokens for which both find the same next token likeliest
+    flip_rate: Interval  # share of tokens for which exactly one of them finds the text's own token likeliest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,11 +173,20 @@ class Pair:
     parent_losses: NDArray[np.float64]
     divergences: NDArray[np.float64]
     agreements: NDArray[np.float64]
+    flips: NDArray[np.float64]
 
-    @property
-    def likeness(self) -> Likeness:
-        """The means."""
-        return Likeness(kl=mean_interval(self.divergences), top1_agreement=mean_interval(self.agreements))
+
+def likeness(found: Pair, passage: Passage) -> Likeness:
+    """The means over a passage.
+
+    Flips are right answers lost and won together (Dutta et al. 2024, "Accuracy is not all you need"): a mean that
+    stays hides them.
+    """
+    return Likeness(
+        kl=passage.mean(found.divergences),
+        top1_agreement=passage.mean(found.agreements),
+        flip_rate=passage.mean(found.flips),
+    )
 
 
 @torch.inference_mode()
@@ -180,21 +198,22 @@ def pair(
     ``keys``: how the model's keys and values are stored; the parent's are as by default.
     """
     context = passage.config.context
-    scorers = _scorer(model, context, keys)[0], _scorer(parent, context, DEFAULT_KEYS)[0]
+    scorers = scorer(model, context, keys)[0], scorer(parent, context, DEFAULT_KEYS)[0]
     found: list[tuple[NDArray[np.float64], ...]] = []
     num_scored = 0
     for fed, scored in _fed(passage, 1):
         rows = _rows(fed, scored)
         ours, theirs = (torch.cat(list(score(fed, rows))) for score in scorers)
         targets = fed.flatten()[rows + 1]
-        found.append(
-            (_losses(ours, targets), _losses(theirs, targets), _divergences(ours, theirs), _agree(ours, theirs))
-        )
+        losses = (losses_of(ours, targets), losses_of(theirs, targets))
+        found.append((*losses, _divergences(ours, theirs), _agree(ours, theirs), _flip(ours, theirs, targets)))
         num_scored += len(rows)
         if progress is not None:
             progress(num_scored, _num_scored(passage))
-    losses, parent_losses, divergences, agreements = (np.concatenate(part) for part in zip(*found, strict=True))
-    return Pair(losses=losses, parent_losses=parent_losses, divergences=divergences, agreements=agreements)
+    ours_lost, theirs_lost, divergences, agreements, flips = (np.concatenate(part) for part in zip(*found, strict=True))
+    return Pair(
+        losses=ours_lost, parent_losses=theirs_lost, divergences=divergences, agreements=agreements, flips=flips
+    )
 
 
 def _divergences(ours: torch.Tensor, theirs: torch.Tensor) -> NDArray[np.float64]:
@@ -209,6 +228,12 @@ def _agree(ours: torch.Tensor, theirs: torch.Tensor) -> NDArray[np.float64]:
     return same
 
 
+def _flip(ours: torch.Tensor, theirs: torch.Tensor, targets: torch.Tensor) -> NDArray[np.float64]:
+    right = [logits.argmax(-1) == targets for logits in (ours, theirs)]
+    flipped: NDArray[np.float64] = (right[0] != right[1]).double().numpy()
+    return flipped
+
+
 @torch.inference_mode()
 def token_losses(
     model: Model, passage: Passage, *, keys: KeyKind = DEFAULT_KEYS, progress: Progress | None = None
@@ -221,7 +246,7 @@ def token_losses(
     """
     losses: list[NDArray[np.float64]] = []
     num_scored = 0
-    score, at_once = _scorer(model, passage.config.context, keys)
+    score, at_once = scorer(model, passage.config.context, keys)
     for fed, scored in _fed(passage, at_once):
         losses.append(_batch_losses(score, fed, scored))
         num_scored += len(losses[-1])
@@ -244,49 +269,21 @@ def _fed(passage: Passage, at_once: int) -> Iterator[tuple[torch.Tensor, list[in
         yield fed, [window.end - window.score_from for window in batch]
 
 
-_Score = Callable[[torch.Tensor, torch.Tensor], Iterator[torch.Tensor]]
-"""(texts (B, L), flat rows) -> logits of those rows, in parts"""
-
-
-def _scorer(model: Model, context: int, keys: KeyKind) -> tuple[_Score, int]:
-    """How a model is asked for logits, and how many windows at a time."""
-    if isinstance(model, Decoder):
-        return partial(_decoder_logits, model), max(1, BATCH_TOKENS // context)
-    return partial(_plan_logits, Scorer(model, context, keys=keys)), 1
-
-
-def _decoder_logits(decoder: Decoder, fed: torch.Tensor, rows: torch.Tensor) -> Iterator[torch.Tensor]:
-    batch, length = fed.shape
-    hidden = decoder(fed.flatten(), torch.arange(length).repeat(batch), causal_attend(batch, length))
-    at_once = max(1, LOGITS_AT_ONCE // decoder.config.vocab_size)
-    return (decoder.logits(hidden[rows[first : first + at_once]]) for first in range(0, len(rows), at_once))
-
-
-def _plan_logits(scorer: Scorer, fed: torch.Tensor, rows: torch.Tensor) -> Iterator[torch.Tensor]:
-    yield torch.from_numpy(scorer(fed[0].int().numpy(), rows.int().numpy()))
-
-
 def _rows(fed: torch.Tensor, num_scored: list[int]) -> torch.Tensor:
     """The flat rows of fed (B, L) that predict the last ``num_scored`` tokens of each of its texts."""
     length = fed.shape[1]
     return torch.cat([torch.arange((i + 1) * length - n - 1, (i + 1) * length - 1) for i, n in enumerate(num_scored)])
 
 
-def _batch_losses(score: _Score, fed: torch.Tensor, num_scored: list[int]) -> NDArray[np.float64]:
+def _batch_losses(score: Score, fed: torch.Tensor, num_scored: list[int]) -> NDArray[np.float64]:
     """Losses of the last ``num_scored`` tokens of each row of fed (B, L)."""
     rows = _rows(fed, num_scored)
     logits, targets = score(fed, rows), fed.flatten()[rows + 1]
     losses, first = [], 0
     for part in logits:
-        losses.append(_losses(part, targets[first : first + len(part)]))
+        losses.append(losses_of(part, targets[first : first + len(part)]))
         first += len(part)
     return np.concatenate(losses)
-
-
-def _losses(logits: torch.Tensor, targets: torch.Tensor) -> NDArray[np.float64]:
-    """Cross-entropy of logits (R, V) against targets (R,), no mean taken."""
-    loss: NDArray[np.float64] = torch.nn.functional.cross_entropy(logits, targets, reduction="none").double().numpy()
-    return loss
 
 
 def _batches(windows: list[Window], size: int) -> Iterator[list[Window]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from burnish.measure.gate import judge_loss
 from burnish.measure.intervals import Interval
 from burnish.measure.speed import Spread
 
@@ -38,7 +39,7 @@ def choose(variants: Sequence[Variant], max_loss: float) -> Choice:
     Shown means: the upper end of the 95 % interval keeps the budget. As fast as the fastest are those whose spread
     of decode speeds reaches the fastest one's. The original is always a candidate.
     """
-    kept = [v for v in variants if v.loss_ratio is None or v.loss_ratio.high <= max_loss]
+    kept = [v for v in variants if v.loss_ratio is None or judge_loss(v.loss_ratio, max_loss) == "pass"]
     fastest = max(kept, key=lambda v: v.decode_tokens_per_s.median)
     as_fast = [v for v in kept if v.decode_tokens_per_s.max >= fastest.decode_tokens_per_s.min]
     best = min(as_fast, key=lambda v: v.file_bytes)
