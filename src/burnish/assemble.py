@@ -8,12 +8,13 @@ import hashlib
 import socket
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from burnish.core.errors import BadSettings, VerificationFailed
-from burnish.core.records import CalibrationRecord, LayerRecord
+from burnish.core.records import CalibrationRecord, LayerRecord, QualityRecord
 from burnish.core.types import ModelCard
 from burnish.engine.config import EngineConfig
 from burnish.models.locate import locate
@@ -80,10 +81,16 @@ def load_checked(path: Path, *, mapped: bool = False) -> "Loaded":
     return loaded
 
 
-def write_artifact(loaded: "Loaded", origin: Origin, out: Path) -> Manifest:
+def write_artifact(
+    loaded: "Loaded",
+    origin: Origin,
+    out: Path,
+    measure: Callable[[Path], tuple[QualityRecord, ...]] | None = None,
+) -> Manifest:
     """Write a compressed model: Hugging Face layout, its parent's tokenizer, and the manifest that proves it.
 
-    ``out`` appears whole or not at all. Raises ``BadSettings`` when it exists already.
+    ``out`` appears whole or not at all. ``measure`` is given the finished artifact before that; what it finds goes into
+    the manifest, and what it raises leaves nothing behind. Raises ``BadSettings`` when ``out`` exists already.
     """
     import torch
 
@@ -115,6 +122,9 @@ def write_artifact(loaded: "Loaded", origin: Origin, out: Path) -> Manifest:
             calibration=origin.calibration,
         )
         write_manifest(staging, manifest)
+        if measure is not None:
+            manifest = replace(manifest, quality=measure(staging))
+            write_manifest(staging, manifest)
     return manifest
 
 

@@ -169,7 +169,7 @@ def test_generate_refuses(burnish: Run, tiny_folder: Path, options: tuple[object
         (("bench",), "what to measure is missing. Use: burnish bench engine"),
         (("bench", "engin"), "No such command 'engin'. Did you mean 'engine'?"),
         (("compress", "x"), "Missing argument 'out'. See: burnish compress --help"),
-        (("quality", "x"), "Missing option '--data'. See: burnish quality --help"),
+        (("quality", "x"), "quality is measured on --data or on --choices. Give one of them"),
     ],
 )
 def test_no_such_thing(burnish: Run, words: tuple[str, ...], complaint: str) -> None:

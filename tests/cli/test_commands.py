@@ -14,6 +14,7 @@ from burnish.core.errors import NotFound
 from burnish.models.checkpoint import load_decoder
 from burnish.models.locate import locate
 from burnish.models.tokenizer import load_tokenizer
+from burnish.registry.artifact import read_manifest
 from tests.cli.conftest import Run
 from tests.conftest import shared
 
@@ -199,6 +200,26 @@ def test_a_loss_budget_that_is_missed_fails_the_command(
     unsure = burnish(*words, "--max-loss", loss["value"])
     assert (unsure.code, json.loads(unsure.out)["verdict"]) == (3, "needs more data")
     assert "is not shown. Measure on more text" in unsure.err
+
+
+def test_compress_measures_what_it_makes_and_keeps_nothing_worse(
+    burnish: Run, tiny_folder: Path, prose: Path, tmp_path: Path
+) -> None:
+    words = ("compress", tiny_folder, tmp_path / "out", "--recipe", "int4", "--quality", prose)
+    refused = burnish(*words, "--max-loss", -0.5)
+    assert refused.code == 3
+    assert "above -50 %. Use a recipe that keeps more" in refused.err
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"], "nothing but a plan is left"
+    burnish(*words, "--max-loss", 9, "--json")
+    measured = burnish("quality", tmp_path / "out", "--data", prose, "--against", tiny_folder, "--json").json
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest is not None
+    (kept,) = manifest.quality
+    assert (kept.data, kept.data_sha256) == (prose.name, measured["data_sha256"])
+    assert (kept.num_tokens, kept.context, kept.stride) == (measured["num_tokens"], 512, 256)
+    for name in ("perplexity", "parent_perplexity", "loss_ratio", "kl", "top1_agreement", "flip_rate"):
+        assert kept.figures[name] == pytest.approx(tuple(measured[name].values()))
+    assert "Give --quality FILE" in burnish("compress", tiny_folder, tmp_path / "x", "--max-loss", 0.1).complaint
 
 
 def test_quality_by_multiple_choice(burnish: Run, tiny_folder: Path, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """burnish compress: write a slimmer variant of a model."""
 
 import fnmatch
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ from rich.markup import escape
 
 from burnish.assemble import Origin, load_checked, write_artifact
 from burnish.cli.output import AsJson, Model, Moved, err, human_bytes, print_json, progress
+from burnish.cli.quality import assess, refuse_loss
 from burnish.compress.calibration import Calibration, CalibrationConfig, read_calibration
 from burnish.compress.chain import decoder_chain
 from burnish.compress.journal import Journal
@@ -21,6 +23,10 @@ from burnish.compress.recipes import find_recipe
 from burnish.compress.run import apply, check
 from burnish.core.errors import BadSettings, nearest
 from burnish.core.memory import free_bytes, own_bytes, parse_bytes
+from burnish.core.records import QualityRecord
+from burnish.measure.corpus import Corpus, read_corpus
+from burnish.measure.intervals import Interval
+from burnish.measure.quality import QualityConfig
 from burnish.models import llama2c
 from burnish.models.checkpoint import Loaded, with_decoder
 from burnish.models.decoder import Decoder
@@ -62,6 +68,14 @@ def compress(
     memory: Annotated[
         str | None, typer.Option(help="Most memory to use, as [bold]8GiB[/]; none: what is free now.")
     ] = None,
+    quality: Annotated[
+        list[Path] | None,
+        typer.Option(help="A text to measure the result on before it is kept; may be repeated."),
+    ] = None,
+    max_loss: Annotated[
+        float | None,
+        typer.Option(help="Keep nothing unless every text shows at most this loss: [bold]0.01[/] is 1 % perplexity."),
+    ] = None,
     float_activations: Annotated[
         list[str] | None,
         typer.Option(help="Layers whose inputs are not quantized, as 'layers.*.mlp.down_proj'; may be repeated."),
@@ -69,8 +83,12 @@ def compress(
     json: AsJson = False,
 ) -> None:
     """Write a slimmer variant: a Hugging Face folder that other engines open too, with its manifest."""
+    if max_loss is not None and not quality:
+        raise BadSettings("--max-loss needs a text to measure on", remedy="Give --quality FILE")
     asked = Asked(
         calibration=calibration,
+        texts=quality or (),
+        max_loss=max_loss,
         sampling=CalibrationConfig(samples=samples, length=length, seed=seed),
         float_activations=float_activations or (),
         memory_bytes=free_bytes() if memory is None else parse_bytes(memory),
@@ -97,17 +115,20 @@ class Asked:
     sampling: CalibrationConfig = field(default_factory=CalibrationConfig)
     float_activations: Sequence[str] = ()
     memory_bytes: int | None = None  # the most to use; None: whatever it takes
+    texts: Sequence[Path] = ()  # to measure the result on
+    max_loss: float | None = None  # of perplexity, on every text; more is refused
 
 
 def write_variant(parent: Path, out: Path, recipe_name: str, moved: Moved, asked: Asked | None = None) -> Compressed:
     """Load, compress, write. What was finished of a run with data that was killed is taken from beside ``out``.
 
     Raises ``BadSettings`` for an unknown recipe, an output that exists, a pattern that no layer matches, data that
-    is missing or given in vain, or more memory than is allowed.
+    is missing or given in vain, or more memory than is allowed; ``VerificationFailed`` for a loss above the budget.
     """
     asked = asked or Asked()
     recipe = find_recipe(recipe_name)
     refuse_used(out)
+    corpora = {path.name: read_corpus(path) for path in asked.texts}
     loaded = load_checked(parent, mapped=True)
     decoder, has_data = loaded.decoder, asked.calibration is not None
     kept = _matching(list(decoder_chain(decoder).layers), asked.float_activations)
@@ -126,7 +147,8 @@ def write_variant(parent: Path, out: Path, recipe_name: str, moved: Moved, asked
         calibration=None if data is None else data.record,
         int8_activations=recipe.activations == "int8",
     )
-    manifest = write_artifact(with_decoder(loaded, made.decoder), origin, out)
+    measure = partial(_measured, parent=parent, corpora=corpora, max_loss=asked.max_loss) if corpora else None
+    manifest = write_artifact(with_decoder(loaded, made.decoder), origin, out, measure)
     if journal is not None:
         journal.close()
     return Compressed(
@@ -139,6 +161,23 @@ def write_variant(parent: Path, out: Path, recipe_name: str, moved: Moved, asked
         worst_relative_error=max((record.relative_error for record in made.records), default=0.0),
         planned_bytes=planned,
     )
+
+
+def _measured(
+    out: Path, *, parent: Path, corpora: Mapping[str, Corpus], max_loss: float | None
+) -> tuple[QualityRecord, ...]:
+    """The quality of an artifact on every text. Raises ``VerificationFailed`` for one with a greater loss."""
+    records = []
+    for name, corpus in corpora.items():
+        report = assess(str(out), corpus, QualityConfig(), against=str(parent), quiet=True)
+        found = {field.name: getattr(report, field.name) for field in fields(report)}
+        figures = {key: (*value,) for key, value in found.items() if isinstance(value, Interval)}
+        assert report.loss_ratio is not None, "it was compared"
+        if max_loss is not None:
+            refuse_loss(report.loss_ratio, max_loss)
+        about = ("num_tokens", "context", "stride", "interval", "data_sha256")
+        records.append(QualityRecord(figures=figures, data=name, **{key: found[key] for key in about}))
+    return tuple(records)
 
 
 def _plan(decoder: Decoder, recipe: Recipe, data: Calibration | None, limit_bytes: int | None) -> int:

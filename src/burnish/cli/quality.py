@@ -105,7 +105,7 @@ def quality(
         report = replace(report, verdict=judge_loss(report.loss_ratio, max_loss))
     _show(report, _table(model, against, report), json=json)
     if max_loss is not None and report.loss_ratio is not None:
-        _refuse_loss(report.loss_ratio, report.verdict, max_loss)
+        refuse_loss(report.loss_ratio, max_loss)
 
 
 def _show(report: QualityReport | ChoicesReport, table: Table, *, json: bool) -> None:
@@ -115,17 +115,16 @@ def _show(report: QualityReport | ChoicesReport, table: Table, *, json: bool) ->
         out.print(table)
 
 
-def _refuse_loss(loss_ratio: Interval, verdict: Verdict | None, max_loss: float) -> None:
+def refuse_loss(loss_ratio: Interval, max_loss: float) -> None:
     """Raises ``VerificationFailed`` for a budget that is missed or not shown to be kept."""
+    verdict = judge_loss(loss_ratio, max_loss)
     if verdict == "pass":
         return
-    between = f"{100 * loss_ratio.low:+.2f} to {100 * loss_ratio.high:+.2f} % of perplexity"
+    found = f"the loss is {100 * loss_ratio.low:+.2f} to {100 * loss_ratio.high:+.2f} % of perplexity"
     if verdict == "fail":
-        raise VerificationFailed(
-            f"the loss is {between}, above {100 * max_loss:g} %", remedy="Use a recipe that keeps more"
-        )
+        raise VerificationFailed(f"{found}, above {100 * max_loss:g} %", remedy="Use a recipe that keeps more")
     raise VerificationFailed(
-        f"the loss is {between}: {100 * max_loss:g} % is not shown", remedy="Measure on more text, without --max-tokens"
+        f"{found}: {100 * max_loss:g} % is not shown", remedy="Measure on more text, without --max-tokens"
     )
 
 

@@ -32,3 +32,20 @@ class CalibrationRecord:
     samples: int
     length: int
     seed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QualityRecord:
+    """What was measured of an artifact, as it is served, against its parent on the same tokens of one text.
+
+    A figure is its value and the bounds of its 95 % interval: ``perplexity``, ``parent_perplexity``, ``loss_ratio``
+    (perplexity over the parent's, minus 1), ``kl`` (nats per token), ``top1_agreement`` and ``flip_rate`` (shares).
+    """
+
+    figures: dict[str, tuple[float, float, float]]
+    num_tokens: int
+    context: int
+    stride: int
+    interval: str  # how the intervals are made
+    data: str  # name of the file, without the path
+    data_sha256: str  # of the text

@@ -16,7 +16,7 @@ from typing import ClassVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from burnish.core.errors import BadCheckpoint, BadSettings
-from burnish.core.records import CalibrationRecord, LayerRecord
+from burnish.core.records import CalibrationRecord, LayerRecord, QualityRecord
 from burnish.registry.golden import Golden
 
 MANIFEST = "burnish.json"
@@ -50,6 +50,7 @@ class Manifest:
     golden: Golden
     float_activations: tuple[str, ...] = ()  # linear layers whose inputs are not quantized when they are computed
     calibration: CalibrationRecord | None = None  # None: the recipe needed none
+    quality: tuple[QualityRecord, ...] = ()  # of every text it was measured on when it was made
 
 
 _READER = TypeAdapter(Manifest)
