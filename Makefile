@@ -15,6 +15,7 @@ test: check
 	$(BIN)/python -m pytest $(PARALLEL)
 
 test-all: check
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[models]'
 	$(BIN)/python -m pytest $(PARALLEL) -m ""
 
 check: $(READY)

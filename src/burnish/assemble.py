@@ -30,14 +30,19 @@ from burnish.registry.artifact import (
     read_manifest,
     write_manifest,
 )
-from burnish.registry.golden import deviations, golden_prompts, make_golden, refuse_foreign
+from burnish.registry.golden import EMBEDDING_TOLERANCE, Golden, deviations, golden_prompts, make_golden, refuse_foreign
 
 if TYPE_CHECKING:
+    import numpy as np
     from fastapi import FastAPI
+    from numpy.typing import NDArray
 
     from burnish.engine.client import EngineClient
     from burnish.engine.engine import Engine
     from burnish.models.checkpoint import Loaded
+    from burnish.models.decoder import DecoderConfig
+    from burnish.models.encoder import EncoderConfig
+    from burnish.models.encoder_checkpoint import LoadedEncoder
     from burnish.plan.tile_file import Lowered
     from burnish.service.config import ServiceConfig
 
@@ -65,24 +70,50 @@ def load_checked(path: Path, *, mapped: bool = False) -> "Loaded":
     from burnish.models.checkpoint import load_decoder
     from burnish.models.golden import golden_logits
 
-    loaded, manifest = load_decoder(path, mapped=mapped), read_manifest(path)
-    if manifest is None:
-        return loaded
-    shape = loaded.decoder.config
-    refuse_foreign(manifest.golden, shape.vocab_size, shape.max_positions)
-    found = deviations(manifest.golden, golden_logits(loaded.decoder, manifest.golden.prompts))
-    if found:
-        worst = max(found, key=lambda d: abs(d.computed - d.expected))
-        raise VerificationFailed(
-            f"{str(path)!r} does not reproduce its golden logits: {len(found)} figures differ, "
-            f"the worst is {worst.computed:.5g} instead of {worst.expected:.5g}",
-            remedy="Make the artifact again from its parent",
-        )
+    loaded = load_decoder(path, mapped=mapped)
+    _refuse_deviating(path, loaded.decoder.config, partial(golden_logits, loaded.decoder))
     return loaded
 
 
+def load_checked_encoder(path: Path, *, mapped: bool = False) -> "LoadedEncoder":
+    """Load an encoder; one with a manifest must reproduce its golden embeddings. As ``load_checked``."""
+    from burnish.models.encoder_checkpoint import load_encoder
+    from burnish.models.golden import embeddings_of
+
+    loaded = load_encoder(path, mapped=mapped)
+    _refuse_deviating(path, loaded.encoder.config, partial(embeddings_of, loaded.encoder))
+    return loaded
+
+
+def load_any(path: Path, *, mapped: bool = False) -> "Loaded | LoadedEncoder":
+    """Load a model of either kind. As ``load_checked``."""
+    from burnish.models.encoder_checkpoint import is_encoder
+
+    return load_checked_encoder(path, mapped=mapped) if is_encoder(path) else load_checked(path, mapped=mapped)
+
+
+def _refuse_deviating(
+    path: Path,
+    shape: "DecoderConfig | EncoderConfig",
+    compute: Callable[[Sequence[Sequence[int]]], "NDArray[np.float32]"],
+) -> None:
+    """Raise ``VerificationFailed`` when a model does not compute what its manifest, if it has one, says."""
+    manifest = read_manifest(path)
+    if manifest is None:
+        return
+    refuse_foreign(manifest.golden, shape.vocab_size, shape.max_positions)
+    found = deviations(manifest.golden, compute(manifest.golden.prompts))
+    if found:
+        worst = max(found, key=lambda d: abs(d.computed - d.expected))
+        raise VerificationFailed(
+            f"{str(path)!r} does not reproduce its golden outputs: {len(found)} figures differ, "
+            f"the worst is {worst.computed:.5g} instead of {worst.expected:.5g}",
+            remedy="Make the artifact again from its parent",
+        )
+
+
 def write_artifact(
-    loaded: "Loaded",
+    loaded: "Loaded | LoadedEncoder",
     origin: Origin,
     out: Path,
     measure: Callable[[Path], tuple[QualityRecord, ...]] | None = None,
@@ -92,32 +123,24 @@ def write_artifact(
     ``out`` appears whole or not at all. ``measure`` is given the finished artifact before that; what it finds goes into
     the manifest, and what it raises leaves nothing behind. Raises ``BadSettings`` when ``out`` exists already.
     """
-    import torch
-
-    from burnish.models.checkpoint import save_checkpoint
-    from burnish.models.golden import golden_logits
+    from burnish.models.checkpoint import Loaded
     from burnish.models.tokenizer import save_tokenizer
 
-    decoder = loaded.decoder
+    shape = loaded.model.config
+    prompts = golden_prompts(shape.vocab_size, shape.max_positions)
     with new_folder(out) as staging:
-        save_checkpoint(
-            decoder,
-            staging,
-            family=loaded.family,
-            dtype=torch.bfloat16,
-            raw_config=loaded.raw_config,
-            int8_activations=origin.int8_activations,
-        )
         save_tokenizer(origin.parent, staging)
-        stored = load_checked(staging)  # what is proven is what is stored
-        prompts = golden_prompts(decoder.config.vocab_size, decoder.config.max_positions)
+        if isinstance(loaded, Loaded):
+            weights, golden = _save_decoder(loaded, staging, origin, prompts)
+        else:
+            weights, golden = _save_encoder(loaded, staging, origin, prompts)
         manifest = describe(
             staging,
             parent=origin.parent,
             recipe=origin.recipe,
-            weights=stored.weights,
+            weights=weights,
             records=origin.records,
-            golden=make_golden(prompts, golden_logits(stored.decoder, prompts)),
+            golden=golden,
             float_activations=origin.float_activations,
             calibration=origin.calibration,
         )
@@ -126,6 +149,45 @@ def write_artifact(
             manifest = replace(manifest, quality=measure(staging))
             write_manifest(staging, manifest)
     return manifest
+
+
+class _Stored(NamedTuple):
+    """What was read back from the files just written: what is proven is what is stored."""
+
+    weights: str
+    golden: Golden
+
+
+def _save_decoder(loaded: "Loaded", folder: Path, origin: Origin, prompts: tuple[tuple[int, ...], ...]) -> _Stored:
+    import torch
+
+    from burnish.models.checkpoint import save_checkpoint
+    from burnish.models.golden import golden_logits
+
+    save_checkpoint(
+        loaded.decoder,
+        folder,
+        family=loaded.family,
+        dtype=torch.bfloat16,
+        raw_config=loaded.raw_config,
+        int8_activations=origin.int8_activations,
+    )
+    stored = load_checked(folder)
+    return _Stored(stored.weights, make_golden(prompts, golden_logits(stored.decoder, prompts)))
+
+
+def _save_encoder(
+    loaded: "LoadedEncoder", folder: Path, origin: Origin, prompts: tuple[tuple[int, ...], ...]
+) -> _Stored:
+    import torch
+
+    from burnish.models.encoder_checkpoint import save_encoder
+    from burnish.models.golden import embeddings_of
+
+    save_encoder(loaded, folder, dtype=torch.bfloat16, int8_activations=origin.int8_activations)
+    stored = load_checked_encoder(folder)
+    embeddings = embeddings_of(stored.encoder, prompts)
+    return _Stored(stored.weights, make_golden(prompts, embeddings, EMBEDDING_TOLERANCE))
 
 
 def open_plan(path: Path, cache: PlanCache | None = None) -> Plan:

@@ -159,7 +159,7 @@ def test_verify_proves_and_finds_out(burnish: Run, tiny_folder: Path, tmp_path: 
     weights.write_bytes(data)
     found = burnish("verify", out)
     assert found.code == 3, found
-    assert "model.safetensors" in found.out + found.err or "golden logits" in found.err
+    assert "model.safetensors" in found.out + found.err or "golden outputs" in found.err
 
 
 def test_quality_alone_and_against_its_parent(burnish: Run, tiny_folder: Path, prose: Path, tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_quality_by_multiple_choice(burnish: Run, tiny_folder: Path, tmp_path: P
         (("--data", "a", "--choices", "b"), "--data or on --choices. Give one of them"),
         (("--data", "a", "--max-loss", 0.01), "--max-loss compares two models"),
         (("--choices", "a", "--max-tokens", 9), "--choices takes no"),
-        (("--data", "a", "--max-items", 9), "--max-items belongs to --choices"),
+        (("--data", "a", "--max-items", 9), "--max-items belongs to --choices and encoders"),
     ],
 )
 def test_quality_refuses_options_that_do_not_fit(burnish: Run, words: tuple[str, ...], fault: str) -> None:

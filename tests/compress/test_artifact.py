@@ -91,7 +91,7 @@ def test_the_golden_check_passes_and_notices_one_byte(parent: Path, tmp_path: Pa
     weights.write_bytes(data)
     assert check_files(out, manifest) == ("model.safetensors",)
     assert deviations(golden, golden_logits(load_decoder(out).decoder, golden.prompts))
-    with pytest.raises(VerificationFailed, match="does not reproduce its golden logits"):
+    with pytest.raises(VerificationFailed, match="does not reproduce its golden outputs"):
         load_checked(out)
 
 

@@ -235,7 +235,6 @@ SMALL: dict[str, Any] = {"version": "1.0", "added_tokens": [], "decoder": {"type
 
 def test_decoders_that_do_not_see_bytes_are_refused(tmp_path: Path) -> None:
     for decoder in (
-        {"type": "WordPiece", "prefix": "##", "cleanup": True},
         {"type": "BPEDecoder", "suffix": "</w>"},
         None,
     ):

@@ -11,16 +11,16 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from burnish.assemble import Origin, load_checked, write_artifact
+from burnish.assemble import Origin, load_any, write_artifact
 from burnish.cli.output import AsJson, Model, Moved, err, human_bytes, print_json, progress
 from burnish.cli.quality import assess, refuse_loss
-from burnish.compress.calibration import Calibration, CalibrationConfig, read_calibration
-from burnish.compress.chain import decoder_chain
+from burnish.compress.calibration import NO_FRAME, Calibration, CalibrationConfig, read_calibration
+from burnish.compress.chain import chain_of
 from burnish.compress.journal import Journal
 from burnish.compress.memory import plan_memory, refuse_too_much
 from burnish.compress.recipe import Recipe
 from burnish.compress.recipes import find_recipe
-from burnish.compress.run import apply, check
+from burnish.compress.run import apply, apply_to_encoder, check, check_encoder
 from burnish.core.errors import BadSettings, nearest
 from burnish.core.memory import free_bytes, own_bytes, parse_bytes
 from burnish.core.records import QualityRecord
@@ -30,6 +30,7 @@ from burnish.measure.quality import QualityConfig
 from burnish.models import llama2c
 from burnish.models.checkpoint import Loaded, with_decoder
 from burnish.models.decoder import Decoder
+from burnish.models.encoder import Encoder
 from burnish.models.gguf import location as gguf_location
 from burnish.models.locate import locate
 from burnish.models.tensor_files import shards
@@ -129,36 +130,47 @@ def write_variant(parent: Path, out: Path, recipe_name: str, moved: Moved, asked
     recipe = find_recipe(recipe_name)
     refuse_used(out)
     corpora = {path.name: read_corpus(path) for path in asked.texts}
-    loaded = load_checked(parent, mapped=True)
-    decoder, has_data = loaded.decoder, asked.calibration is not None
-    kept = _matching(list(decoder_chain(decoder).layers), asked.float_activations)
-    check(decoder, recipe, has_data=has_data)
-    data = None if asked.calibration is None else _read(asked.calibration, parent, loaded, asked.sampling)
-    planned = _plan(decoder, recipe, data, asked.memory_bytes)
+    loaded = load_any(parent, mapped=True)
+    model, has_data = loaded.model, asked.calibration is not None
+    if corpora and not isinstance(model, Decoder):
+        raise BadSettings(
+            "--quality measures perplexity, which encoders have none of", remedy="Use burnish quality afterwards"
+        )
+    kept = _matching(list(chain_of(model).layers), asked.float_activations)
+    if isinstance(model, Decoder):
+        check(model, recipe, has_data=has_data)
+    else:
+        check_encoder(model, recipe, has_data=has_data)
+    data = None if asked.calibration is None else _read(asked.calibration, parent, model, asked.sampling)
+    planned = _plan(model, recipe, data, asked.memory_bytes)
     journal = None
     if data is not None:
         journal = Journal(out.with_name(f"{out.name}.unfinished"), _key(parent, recipe, data))
-    made = apply(decoder, recipe, data, journal=journal, progress=moved)
+    if isinstance(loaded, Loaded):
+        made = apply(loaded.decoder, recipe, data, journal=journal, progress=moved)
+        loaded, records = with_decoder(loaded, made.decoder), made.records
+    else:
+        records = apply_to_encoder(loaded.encoder, recipe, data, journal=journal, progress=moved)
     origin = Origin(
         parent=parent,
         recipe=recipe.name,
-        records=made.records,
+        records=records,
         float_activations=kept,
         calibration=None if data is None else data.record,
         int8_activations=recipe.activations == "int8",
     )
     measure = partial(_measured, parent=parent, corpora=corpora, max_loss=asked.max_loss) if corpora else None
-    manifest = write_artifact(with_decoder(loaded, made.decoder), origin, out, measure)
+    manifest = write_artifact(loaded, origin, out, measure)
     if journal is not None:
         journal.close()
     return Compressed(
         path=out,
         recipe=recipe.name,
         weights=manifest.weights,
-        num_layers=len({record.name for record in made.records}),
+        num_layers=len({record.name for record in records}),
         bytes_before=model_bytes(parent),
         bytes_after=model_bytes(out),
-        worst_relative_error=max((record.relative_error for record in made.records), default=0.0),
+        worst_relative_error=max((record.relative_error for record in records), default=0.0),
         planned_bytes=planned,
     )
 
@@ -180,19 +192,24 @@ def _measured(
     return tuple(records)
 
 
-def _plan(decoder: Decoder, recipe: Recipe, data: Calibration | None, limit_bytes: int | None) -> int:
+def _plan(model: Decoder | Encoder, recipe: Recipe, data: Calibration | None, limit_bytes: int | None) -> int:
     """Bytes of memory the whole will hold at most. Raises ``BadSettings`` when that exceeds the limit."""
     held, num_tokens = own_bytes(), 0 if data is None else data.tokens.numel()
-    plan = plan_memory(decoder_chain(decoder), decoder, recipe, num_tokens)
+    plan = plan_memory(chain_of(model), model, recipe, num_tokens)
     if limit_bytes is not None:
         refuse_too_much(plan, held, limit_bytes)
     return held + plan.total
 
 
-def _read(path: Path, parent: Path, loaded: Loaded, sampling: CalibrationConfig) -> Calibration:
-    shape = loaded.decoder.config
+def _read(path: Path, parent: Path, model: Decoder | Encoder, sampling: CalibrationConfig) -> Calibration:
+    shape, tokenizer = model.config, load_tokenizer(parent)
     return read_calibration(
-        path, load_tokenizer(parent), sampling, vocab_size=shape.vocab_size, max_positions=shape.max_positions
+        path,
+        tokenizer,
+        sampling,
+        vocab_size=shape.vocab_size,
+        max_positions=shape.max_positions,
+        frame=NO_FRAME if isinstance(model, Decoder) else tokenizer.frame(),
     )
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from burnish.assemble import load_checked, open_plan
 from burnish.cli.output import AsJson, Model, out, print_json, progress
 from burnish.cli.quality_choices import ChoicesReport, assess_choices, choices_table
+from burnish.cli.quality_embeddings import EmbeddingsReport, assess_embeddings, embeddings_table
 from burnish.core.errors import BadSettings, VerificationFailed
 from burnish.core.types import KeyKind
 from burnish.measure.corpus import Corpus, read_corpus
@@ -33,6 +34,7 @@ from burnish.measure.quality import (
 )
 from burnish.measure.quality import quality as judge
 from burnish.models.decoder import Decoder
+from burnish.models.encoder_checkpoint import is_encoder
 from burnish.models.locate import locate
 from burnish.models.tokenizer import load_tokenizer
 from burnish.plan.ops import Plan
@@ -72,7 +74,9 @@ def quality(
     context: Annotated[int, typer.Option(help="Tokens of a window.")] = 512,
     stride: Annotated[int, typer.Option(help="Tokens by which windows move.")] = 256,
     max_tokens: Annotated[int | None, typer.Option(help="Read at most this many tokens of the text.")] = None,
-    max_items: Annotated[int | None, typer.Option(help="Answer at most this many of the choices.")] = None,
+    max_items: Annotated[
+        int | None, typer.Option(help="Use at most this many of the choices, or of an encoder's texts.")
+    ] = None,
     max_loss: Annotated[
         float | None, typer.Option(help="Fail unless the loss ratio is shown to be at most this: [bold]0.01[/] is 1 %.")
     ] = None,
@@ -82,7 +86,7 @@ def quality(
     reference: Annotated[bool, typer.Option("--reference", help="Score with torch in float32, not as served.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Measure perplexity or multiple choice, as served; every token is scored once, by a sliding window."""
+    """Measure perplexity or multiple choice, as served; of an encoder, how its embeddings resemble another's."""
     if max_loss is not None and (against is None or data is None):
         raise BadSettings("--max-loss compares two models on a text", remedy="Give --against and --data")
     if reference and keys is not None:
@@ -96,8 +100,16 @@ def quality(
         _show(answers, choices_table(model, against, answers), json=json)
         return
     assert data is not None, "one of the two is given"
+    if is_encoder(locate(model)):
+        if against is None:
+            raise BadSettings("an encoder's quality is its likeness to another", remedy="Give --against")
+        if keys is not None or max_tokens is not None or max_loss is not None:
+            raise BadSettings("an encoder takes no --keys, --max-tokens or --max-loss", remedy="Use --max-items")
+        alike = assess_embeddings(model, data, against=against, max_items=max_items, quiet=json)
+        _show(alike, embeddings_table(model, against, alike), json=json)
+        return
     if max_items is not None:
-        raise BadSettings("--max-items belongs to --choices", remedy="Use --max-tokens")
+        raise BadSettings("--max-items belongs to --choices and encoders", remedy="Use --max-tokens")
     config = QualityConfig(context=context, stride=stride, max_tokens=max_tokens)
     served_as = ServedAs(reference=reference, keys=keys or DEFAULT_KEYS)
     report = assess(model, read_corpus(data), config, against=against, quiet=json, served_as=served_as)
@@ -108,7 +120,7 @@ def quality(
         refuse_loss(report.loss_ratio, max_loss)
 
 
-def _show(report: QualityReport | ChoicesReport, table: Table, *, json: bool) -> None:
+def _show(report: QualityReport | ChoicesReport | EmbeddingsReport, table: Table, *, json: bool) -> None:
     if json:
         print_json({f.name: value for f in fields(report) if (value := getattr(report, f.name)) is not None})
     else:

@@ -4,7 +4,7 @@ Shapes: S samples, T tokens of a sample.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,17 +48,29 @@ class Calibration:
     record: CalibrationRecord
 
 
+Frame = tuple[Sequence[int], Sequence[int]]
+"""Tokens before and behind every sample"""
+NO_FRAME: Frame = ((), ())
+
+
 def read_calibration(
-    path: Path, codec: TextCodec, config: CalibrationConfig, *, vocab_size: int, max_positions: int
+    path: Path,
+    codec: TextCodec,
+    config: CalibrationConfig,
+    *,
+    vocab_size: int,
+    max_positions: int,
+    frame: Frame = NO_FRAME,
 ) -> Calibration:
     """Samples of a text file or .jsonl of texts, chats (through the chat template) or token ids.
 
     Documents follow one another, each begun as the tokenizer begins a text; the row of tokens is cut into samples,
-    of which the seed draws. Raises as ``read_documents``, and ``BadSettings`` for too few tokens, or tokens the model
+    of which the seed draws. With a ``frame`` documents bring no marks of their own and every sample is a whole text, as
+    an encoder sees them. Raises as ``read_documents``, and ``BadSettings`` for too few tokens, or tokens the model
     does not know: the tokenizer is another model's.
     """
     length = min(config.length, max_positions)
-    tokens = torch.tensor(_encode(read_documents(path), codec), dtype=torch.int64)
+    tokens = torch.tensor(_encode(read_documents(path), codec, has_marks=frame == NO_FRAME), dtype=torch.int64)
     if len(tokens) < max(MIN_TOKENS, length):
         raise BadSettings(
             f"calibration {str(path)!r} holds {len(tokens)} tokens, too few",
@@ -69,26 +81,31 @@ def read_calibration(
             f"calibration {str(path)!r} has token {int(tokens.max())}, the model knows {vocab_size}",
             remedy="Use the tokenizer the model was trained with",
         )
-    return draw(tokens, length, config)
+    return draw(tokens, length, config, frame)
 
 
-def draw(tokens: Tensor, length: int, config: CalibrationConfig) -> Calibration:
-    """At most ``config.samples`` pieces of a row of tokens (N,), drawn without overlap and kept in order."""
-    pieces = tokens[: len(tokens) // length * length].view(-1, length)
+def draw(tokens: Tensor, length: int, config: CalibrationConfig, frame: Frame = NO_FRAME) -> Calibration:
+    """At most ``config.samples`` pieces of a row of tokens (N,), drawn without overlap and kept in order.
+
+    Each piece stands in the ``frame``, which its ``length`` counts.
+    """
+    before, behind = (torch.tensor(part, dtype=torch.int64) for part in frame)
+    inner = length - len(before) - len(behind)
+    pieces = tokens[: len(tokens) // inner * inner].view(-1, inner)
     generator = torch.Generator().manual_seed(config.seed)
     chosen = torch.randperm(len(pieces), generator=generator)[: config.samples].sort().values
-    samples = pieces[chosen].contiguous()
+    samples = torch.cat([before.expand(len(chosen), -1), pieces[chosen], behind.expand(len(chosen), -1)], 1)
     digest = hashlib.sha256(tokens.numpy().tobytes()).hexdigest()
     record = CalibrationRecord(sha256=digest, samples=len(samples), length=length, seed=config.seed)
     return Calibration(tokens=samples, text=tokens, record=record)
 
 
-def _encode(documents: Iterable[Document], codec: TextCodec) -> list[int]:
+def _encode(documents: Iterable[Document], codec: TextCodec, *, has_marks: bool) -> list[int]:
     tokens: list[int] = []
     for document in documents:
         match document:
             case Text(text):
-                tokens += codec.encode(text)
+                tokens += codec.encode(text, add_special_tokens=has_marks)
             case Chat(messages):
                 tokens += codec.chat(messages)
             case Tokens(ids):

@@ -55,6 +55,11 @@ class Chain:
         return {name: layer for part in self.parts for name, layer in part.layers.items()}
 
 
+def chain_of(model: Decoder | Encoder) -> Chain:
+    """The chain of a model of either kind."""
+    return decoder_chain(model) if isinstance(model, Decoder) else encoder_chain(model)
+
+
 def decoder_chain(decoder: Decoder) -> Chain:
     """A decoder's layers, then its head if it has one of its own. A tied head stays what the embedding is."""
     parts = [_layer(decoder, number) for number in range(decoder.config.num_layers)]

@@ -11,6 +11,7 @@ from burnish.compress.recipe import Recipe
 from burnish.compress.statistics import NUMBERS_AT_ONCE
 from burnish.core.errors import BadSettings
 from burnish.models.decoder import Decoder
+from burnish.models.encoder import Encoder
 from burnish.models.layers.linear import Linear
 
 FLOAT = 4  # bytes
@@ -39,7 +40,7 @@ class MemoryPlan(NamedTuple):
         return sum(self)
 
 
-def plan_memory(chain: Chain, model: Decoder, recipe: Recipe, num_tokens: int) -> MemoryPlan:
+def plan_memory(chain: Chain, model: Decoder | Encoder, recipe: Recipe, num_tokens: int) -> MemoryPlan:
     """What ``compress`` will hold at most, for a model whose dense weights are mapped. ``num_tokens`` is S * T."""
     layers = chain.layers
     owned = {id(layer.weight) for layer in layers.values() if "weight" in layer.packed()}
@@ -57,7 +58,9 @@ def plan_memory(chain: Chain, model: Decoder, recipe: Recipe, num_tokens: int) -
     working = WEIGHT_COPIES * largest + batch
     if recipe.needs.original:  # all layers of a part learn together
         working += LEARNED_COPIES * max(sum(map(_num_weights, part.layers.values())) for part in chain.parts)
-    training = max((step.memory_bytes(model) for step in recipe.whole), default=0)
+    training = 0
+    if isinstance(model, Decoder):
+        training = max((step.memory_bytes(model) for step in recipe.whole), default=0)
     return MemoryPlan(tables, finished, data, statistics, FLOAT * working, training, proof=tables + finished)
 
 

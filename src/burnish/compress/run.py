@@ -6,13 +6,16 @@ from dataclasses import replace
 import torch
 
 from burnish.compress.calibration import Calibration
-from burnish.compress.chain import decoder_chain
+from burnish.compress.chain import decoder_chain, encoder_chain
 from burnish.compress.journal import Journal
 from burnish.compress.mixed import choose, measure
 from burnish.compress.passes.whole import Changed, Material, WholePass
-from burnish.compress.recipe import Recipe
+from burnish.compress.recipe import Recipe, pass_name
 from burnish.compress.walk import check_data, compress
+from burnish.core.errors import BadSettings
+from burnish.core.records import LayerRecord
 from burnish.models.decoder import Decoder
+from burnish.models.encoder import Encoder
 
 Progress = Callable[[int, int], None]
 """(steps or layers done, in all)"""
@@ -46,6 +49,31 @@ def apply(
     data = calibration if rest.needs.data else None
     records = compress(decoder_chain(changed.decoder), rest, data, journal=journal, progress=progress)
     return Changed(changed.decoder, changed.records + tuple(records))
+
+
+def apply_to_encoder(
+    encoder: Encoder,
+    recipe: Recipe,
+    calibration: Calibration | None = None,
+    *,
+    journal: Journal | None = None,
+    progress: Progress | None = None,
+) -> tuple[LayerRecord, ...]:
+    """Compress an encoder where it lies. As ``apply``; only passes that go layer by layer can be applied."""
+    check_encoder(encoder, recipe, has_data=calibration is not None)
+    data = calibration if recipe.needs.data else None
+    return tuple(compress(encoder_chain(encoder), recipe, data, journal=journal, progress=progress))
+
+
+def check_encoder(encoder: Encoder, recipe: Recipe, *, has_data: bool) -> None:
+    """Raise ``BadSettings`` when the recipe cannot be applied to an encoder; nothing is changed."""
+    check_data(recipe, has_data=has_data)
+    if recipe.whole or recipe.average_bits is not None:
+        what = pass_name(recipe.whole[0]) if recipe.whole else "average_bits"
+        raise BadSettings(f"recipe {recipe.name!r}: {what} knows decoders only", remedy="Use a recipe without it")
+    for step in recipe.passes:
+        for name, layer in encoder_chain(encoder).layers.items():
+            step.check(name, layer)
 
 
 def check(decoder: Decoder, recipe: Recipe, *, has_data: bool) -> None:

@@ -45,6 +45,11 @@ class Loaded(NamedTuple):
     weights: str  # name of the format most weights are stored in
     tensor_bytes: int  # of all tensors in the checkpoint
 
+    @property
+    def model(self) -> Decoder:
+        """The module."""
+        return self.decoder
+
 
 def load_decoder(path: Path, *, mapped: bool = False) -> Loaded:
     """A decoder from a Hugging Face folder, or from a GGUF or llama2.c file (or the folder that holds one).

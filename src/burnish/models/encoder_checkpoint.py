@@ -1,6 +1,7 @@
 """Encoders in and out of checkpoint folders: BERT's tensors, and what sentence-transformers says of pooling."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,6 +63,22 @@ class LoadedEncoder(NamedTuple):
 
     encoder: Encoder
     raw_config: dict[str, Any]
+
+    @property
+    def model(self) -> Encoder:
+        """The module."""
+        return self.encoder
+
+    @property
+    def weights(self) -> str:
+        """Name of the format most layers are stored in."""
+        counts = Counter(name.layer.format.name for name in linears(self.encoder, BERT))
+        return counts.most_common(1)[0][0]
+
+
+def is_encoder(path: Path) -> bool:
+    """Whether a path is the folder of an encoder."""
+    return (path / CONFIG).is_file() and read_json(path / CONFIG).get("model_type") == MODEL_TYPE
 
 
 def read_encoder_config(folder: Path) -> EncoderConfig:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from burnish.models.decoder import Decoder
+from burnish.models.encoder import Encoder
 from burnish.models.layers.attention import Attend, AttentionRule, causal_attend
 
 
@@ -20,6 +21,13 @@ def golden_logits(decoder: Decoder, prompts: Sequence[Sequence[int]]) -> NDArray
     hidden = decoder(tokens, positions, _apart(lengths))
     logits: NDArray[np.float32] = decoder.logits(hidden[np.cumsum(lengths) - 1]).numpy()
     return logits
+
+
+@torch.inference_mode()
+def embeddings_of(encoder: Encoder, prompts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    """The embedding of every prompt -> (prompts, E)."""
+    embeddings: NDArray[np.float32] = encoder.embed(prompts).numpy()
+    return embeddings
 
 
 def _apart(lengths: list[int]) -> Attend:

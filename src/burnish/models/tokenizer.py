@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +32,7 @@ FILES = (
     GENERATION,
     "special_tokens_map.json",
     "added_tokens.json",
+    "vocab.txt",
 )
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -47,6 +49,8 @@ class Tokenizer:
         template: ChatTemplate | None = None,
     ) -> None:
         """Raises ``BadCheckpoint`` when the backend's decoder does not see tokens as bytes."""
+        backend.no_truncation()  # a file may ask for both, for training
+        backend.no_padding()
         self.backend, self.template = backend, template
         self.bos_token_id, self.eos_token_ids = bos_token_id, eos_token_ids
         spec = json.loads(backend.to_str())
@@ -71,6 +75,12 @@ class Tokenizer:
             raise BadRequest(f"text is not Unicode: {error.reason} at {error.start}", remedy="Mend the text") from None
         ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
+
+    def frame(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer puts before and behind a text: for BERT [CLS] and [SEP]."""
+        whole, bare = self.encode("a"), self.encode("a", add_special_tokens=False)
+        before = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
+        return whole[:before], whole[before + len(bare) :]
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of token ids; bytes that are no UTF-8 become U+FFFD, ids outside the vocabulary nothing."""
@@ -145,9 +155,11 @@ def _reading(decoder: object) -> tuple[Callable[[str], bytes], bool]:
     if set(kinds) <= {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}:
         strips = [s for s in steps if s["type"] == "Strip" or s.get("prepend_scheme") in ("always", "first")]
         return _from_pieces, bool(strips)
+    if kinds == ["WordPiece"]:
+        return partial(_from_word_piece, prefix=str(outer.get("prefix", "##"))), True
     raise BadCheckpoint(
         f"tokenizer.json: decoder {'+'.join(map(str, kinds))} is not supported",
-        remedy="Known: ByteLevel, and Metaspace or Replace with ByteFallback (SentencePiece)",
+        remedy="Known: ByteLevel, Metaspace or Replace with ByteFallback (SentencePiece), WordPiece",
     )
 
 
@@ -169,6 +181,11 @@ def _from_alphabet(token: str) -> bytes:
 def _from_pieces(token: str) -> bytes:
     match = _BYTE_TOKEN.fullmatch(token)
     return bytes([int(match[1], 16)]) if match else token.replace("\u2581", " ").encode()
+
+
+def _from_word_piece(token: str, *, prefix: str) -> bytes:
+    """A piece with the prefix goes on with a word, any other begins one."""
+    return (token.removeprefix(prefix) if token.startswith(prefix) else f" {token}").encode()
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

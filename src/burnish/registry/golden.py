@@ -14,6 +14,7 @@ from burnish.core.errors import BadCheckpoint
 PROMPT_LENGTHS = (1, 8, 24, 64)
 NUM_KEPT = 16
 TOLERANCE = 0.01
+EMBEDDING_TOLERANCE = 1e-4  # of an embedding of length one: its numbers are about 0.05
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,8 +63,10 @@ def golden_prompts(vocab_size: int, max_positions: int) -> tuple[tuple[int, ...]
     )
 
 
-def make_golden(prompts: tuple[tuple[int, ...], ...], logits: NDArray[np.float32]) -> Golden:
-    """Keep what matters of logits (P, V), each row those after the last token of a prompt."""
+def make_golden(
+    prompts: tuple[tuple[int, ...], ...], logits: NDArray[np.float32], tolerance: float = TOLERANCE
+) -> Golden:
+    """Keep what matters of logits (P, V), each row those after the last token of a prompt; or of embeddings (P, E)."""
     rows = []
     for prompt, row in zip(prompts, logits, strict=True):
         top = np.argsort(-row, kind="stable")[:NUM_KEPT]
@@ -74,7 +77,7 @@ def make_golden(prompts: tuple[tuple[int, ...], ...], logits: NDArray[np.float32
                 log_sum_exp=_log_sum_exp(row),
             )
         )
-    return Golden(tolerance=TOLERANCE, rows=tuple(rows))
+    return Golden(tolerance=tolerance, rows=tuple(rows))
 
 
 def refuse_foreign(golden: Golden, vocab_size: int, max_positions: int) -> None:
