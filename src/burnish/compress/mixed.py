@@ -24,6 +24,7 @@ from burnish.compress.statistics import Flow, batches, observe, through
 from burnish.core.errors import BadSettings
 from burnish.models.decoder import Decoder
 from burnish.models.formats.integer import IntegerFormat
+from burnish.models.formats.table import integer_format
 from burnish.models.layers.linear import Linear
 
 SAMPLES = 16  # that losses are measured on
@@ -38,6 +39,7 @@ class Sensitivity:
 
     layers: tuple[str, ...]
     options: tuple[Option, ...]
+    importance: Tensor  # (I,) of the inputs they read
 
 
 @torch.no_grad()
@@ -66,11 +68,26 @@ def measure(
                 Option(one.name, _cost(layers.values(), one), probe.loss(layers, one, inputs[shared.layers[0]].square))
                 for one in fitting
             ]
-            found.append(Sensitivity(layers=shared.layers, options=tuple(options)))
+            importance = inputs[shared.layers[0]].square
+            found.append(Sensitivity(layers=shared.layers, options=tuple(options), importance=importance))
             if progress is not None:
                 progress(len(found), total)
         probe.advance()
     return found
+
+
+@torch.no_grad()
+def measure_together(
+    decoder: Decoder, calibration: Calibration, sensitivities: Sequence[Sensitivity], chosen: Mapping[str, str]
+) -> float:
+    """What the model loses when every layer is stored as chosen: KL divergence, nats per token.
+
+    The model is left as it was. Layers are rounded as sensitivities are measured.
+    """
+    probe = _Probe(decoder, calibration)
+    layers = probe.chain.layers
+    importance = {name: one.importance for one in sensitivities for name in one.layers}
+    return probe.loss_of([(name, layers[name], integer_format(chosen[name]), importance[name]) for name in importance])
 
 
 def choose(sensitivities: Sequence[Sensitivity], bits: float, num_weights: int) -> dict[str, str]:
@@ -103,16 +120,20 @@ class _Probe:
 
     def loss(self, layers: Mapping[str, Linear], target: IntegerFormat, importance: Tensor) -> float:
         """KL divergence, nats per token, when only these layers of the part are rounded."""
-        kept = {name: layer.weight for name, layer in layers.items()}
+        return self.loss_of([(name, layer, target, importance) for name, layer in layers.items()])
+
+    def loss_of(self, chosen: Sequence[tuple[str, Linear, IntegerFormat, Tensor]]) -> float:
+        """The same when each layer of this part and those behind is rounded to a format of its own."""
+        kept = [(layer, layer.weight) for _, layer, _, _ in chosen]
         try:
-            for name, layer in layers.items():
+            for name, layer, target, importance in chosen:
                 weight = dense_weight(name, layer)
                 rounded = quantize(weight, target, importance=importance, shrinks=SHRINKS, refit=True)
                 layer.weight = nn.Parameter(rounded.dequantize(), requires_grad=False)
             return float(divergence(self._logits(), self._wanted))
         finally:
-            for name, weight in kept.items():
-                layers[name].weight = weight
+            for layer, weight in kept:
+                layer.weight = weight
 
     def advance(self) -> None:
         """On to the next part."""

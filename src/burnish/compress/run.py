@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 
 from burnish.compress.calibration import Calibration
 from burnish.compress.chain import decoder_chain, encoder_chain
 from burnish.compress.journal import Journal
-from burnish.compress.mixed import choose, measure
+from burnish.compress.mixed import choose, measure, measure_together
 from burnish.compress.passes.whole import Changed, Material, WholePass
 from burnish.compress.recipe import Recipe, pass_name
+from burnish.compress.repair import repair
 from burnish.compress.walk import check_data, compress
 from burnish.core.errors import BadSettings
 from burnish.core.records import LayerRecord
@@ -88,9 +90,11 @@ def check(decoder: Decoder, recipe: Recipe, *, has_data: bool) -> None:
 
 
 def _settled(recipe: Recipe, decoder: Decoder, calibration: Calibration, progress: Progress | None) -> Recipe:
-    """The recipe with each layer's format as its measured sensitivity and the bits allowed say."""
+    """The recipe with each layer's format as its measured sensitivity and the bits allowed say, measured again."""
     assert recipe.rounding is not None
     assert recipe.average_bits is not None
     sensitivities = measure(decoder, calibration, recipe.rounding.choice.formats, progress=progress)
     num_weights = sum(layer.in_features * layer.out_features for layer in decoder_chain(decoder).layers.values())
-    return recipe.settled(choose(sensitivities, recipe.average_bits, num_weights))
+    chosen = choose(sensitivities, recipe.average_bits, num_weights)
+    together = partial(measure_together, decoder, calibration, sensitivities)
+    return recipe.settled(repair(sensitivities, chosen, int(recipe.average_bits * num_weights / 8), together).formats)
