@@ -18,6 +18,7 @@ from burnish.compress.walk import compress
 from burnish.core.errors import BadSettings, VerificationFailed
 from burnish.models.checkpoint import Loaded, load_decoder, save_checkpoint
 from burnish.models.golden import golden_logits
+from burnish.models.locate import locate
 from burnish.plan.ops import Linear
 from burnish.registry.artifact import check_files, content_hash, read_manifest
 from burnish.registry.golden import deviations
@@ -112,6 +113,14 @@ def by_transformers(folder: Path) -> NDArray[np.float32]:
         with torch.inference_mode():
             rows = [model(torch.tensor([prompt])).logits[0, -1].numpy() for prompt in PROMPTS]
     return np.stack(rows)
+
+
+@pytest.mark.parametrize("recipe", ["int8", "int4"])
+def test_transformers_opens_a_tied_artifact_and_agrees(tmp_path: Path, recipe: str) -> None:
+    parent = locate("builtin")
+    make(parent, tmp_path / "out", recipe)
+    ours = golden_logits(load_decoder(tmp_path / "out").decoder, PROMPTS)
+    np.testing.assert_allclose(by_transformers(tmp_path / "out"), ours, atol=1e-3 * ours.std())
 
 
 @pytest.mark.parametrize("recipe", ["int8", "int4"])  # int4: three group sizes in one model

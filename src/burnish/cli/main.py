@@ -18,6 +18,7 @@ COMMANDS = {
     "chat": "Talk to a model in the terminal.",
     "inspect": "Show what a model is made of and what it costs.",
     "compress": "Write a slimmer variant of a model.",
+    "export": "Write a model for other engines.",
     "recipes": "List what can be done to a model.",
     "quality": "Measure perplexity, alone or against another model.",
     "verify": "Prove on a model that batching and caching change nothing.",

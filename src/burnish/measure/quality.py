@@ -201,7 +201,7 @@ def pair(
     scorers = scorer(model, context, keys)[0], scorer(parent, context, DEFAULT_KEYS)[0]
     found: list[tuple[NDArray[np.float64], ...]] = []
     num_scored = 0
-    for fed, scored in _fed(passage, 1):
+    for fed, scored in fed_windows(passage, 1):
         rows = _rows(fed, scored)
         ours, theirs = (torch.cat(list(score(fed, rows))) for score in scorers)
         targets = fed.flatten()[rows + 1]
@@ -247,7 +247,7 @@ def token_losses(
     losses: list[NDArray[np.float64]] = []
     num_scored = 0
     score, at_once = scorer(model, passage.config.context, keys)
-    for fed, scored in _fed(passage, at_once):
+    for fed, scored in fed_windows(passage, at_once):
         losses.append(_batch_losses(score, fed, scored))
         num_scored += len(losses[-1])
         if progress is not None:
@@ -259,7 +259,7 @@ def _num_scored(passage: Passage) -> int:
     return len(passage.tokens) - (passage.bos is None)
 
 
-def _fed(passage: Passage, at_once: int) -> Iterator[tuple[torch.Tensor, list[int]]]:
+def fed_windows(passage: Passage, at_once: int) -> Iterator[tuple[torch.Tensor, list[int]]]:
     """Windows (B, L) of a passage, and how many of the last tokens of each are scored."""
     tokens, config = passage.tokens, passage.config
     lead = [] if passage.bos is None else [passage.bos]

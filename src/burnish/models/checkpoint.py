@@ -251,6 +251,8 @@ def save_checkpoint(
     assignment = {name.theirs: name.layer.format for name in linears(decoder, row)}
     quantization = write_quantization(assignment, int8_activations=int8_activations)
     if quantization is not None:
+        if decoder.config.tied_embeddings:  # others make a head of it, which has no stored weights of its own
+            quantization["ignore"].append(HEAD.removesuffix(".weight"))
         raw["quantization_config"] = quantization
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))

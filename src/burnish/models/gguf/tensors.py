@@ -42,11 +42,16 @@ class GgufTensors:
         tensor = _mapped(stored)
         if kind not in FLOATS and not is_linear(name):
             tensor = ggml.dequantize(kind, tensor)
-        if self._architecture.interleaved and name.endswith(_ROTATED):
+        if self._architecture.interleaved and is_rotated(name):
             tensor = _halves(tensor, self._head_dim)
         if self._architecture.norm_offset and name.endswith("norm.weight"):
             tensor = tensor.float() - self._architecture.norm_offset
         return tensor
+
+
+def is_rotated(name: str) -> bool:
+    """Whether the rows of a tensor are rotated by their positions."""
+    return name.endswith(_ROTATED)
 
 
 def _described(name: str, tensor: StoredTensor) -> Stored:

@@ -82,16 +82,16 @@ def _byte_level(vocabulary: _Vocabulary) -> tuple[tokenizers.Tokenizer, bool]:
     """BPE over bytes with its merges, as GPT-2's; and whether a text begins with a mark by default."""
     metadata = vocabulary.metadata
     name = metadata.get(f"{KEY}.pre", str, "default") or "default"
-    if name not in _SPLITS:
-        raise metadata.fault(f"pre-tokenizer {name[:40]!r} is not supported", f"Known: {', '.join(_SPLITS)}")
-    pairs = [tuple(merge.split(" ", 1)) for merge in metadata.need(f"{KEY}.merges", list)]
-    whole = name in (*_LLAMA3, "tekken")  # a word that is a token needs no merges
+    if name not in SPLITS:
+        raise metadata.fault(f"pre-tokenizer {name[:40]!r} is not supported", f"Known: {', '.join(SPLITS)}")
+    pairs = [tuple(merge.split(" ", 1)) for merge in (metadata.get(f"{KEY}.merges", list) or [])]
+    whole = name in (*LLAMA3, "tekken")  # a word that is a token needs no merges
     try:
         backend = tokenizers.Tokenizer(models.BPE(vocabulary.ids(), pairs, ignore_merges=whole))
     except Exception as error:  # the library raises nothing narrower
         raise metadata.fault(f"the merges do not fit the tokens: {' '.join(str(error).split())[:200]}") from None
-    backend.pre_tokenizer, backend.decoder = _SPLITS[name], decoders.ByteLevel()
-    if name in _QWEN2:
+    backend.pre_tokenizer, backend.decoder = SPLITS[name], decoders.ByteLevel()
+    if name in QWEN2:
         backend.normalizer = normalizers.NFC()
     return backend, whole
 
@@ -103,19 +103,19 @@ def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
 
 _GPT2 = pre_tokenizers.ByteLevel(add_prefix_space=False)
 _DIGITS = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _GPT2])
-_LLAMA3 = ("llama-bpe", "llama3", "llama-v3")
-_TEKKEN = (
+LLAMA3 = ("llama-bpe", "llama3", "llama-v3")
+TEKKEN = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_QWEN2 = ("qwen2", "deepseek-r1-qwen")
-_SPLITS = {
+QWEN2 = ("qwen2", "deepseek-r1-qwen")
+SPLITS = {
     **dict.fromkeys(("default", "gpt-2", "gpt2"), _GPT2),
     "smollm": _DIGITS,
-    **dict.fromkeys(_LLAMA3, _split(_LETTERS + r"\p{N}{1,3}" + _REST)),
-    "tekken": _split(_TEKKEN),
-    **dict.fromkeys(_QWEN2, _split(_LETTERS + r"\p{N}" + _REST)),
+    **dict.fromkeys(LLAMA3, _split(_LETTERS + r"\p{N}{1,3}" + _REST)),
+    "tekken": _split(TEKKEN),
+    **dict.fromkeys(QWEN2, _split(_LETTERS + r"\p{N}" + _REST)),
 }
 
 

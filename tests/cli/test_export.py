@@ -1,0 +1,30 @@
+"""burnish export on the command line."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Run
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        (("--to", "guff"), "unknown export target 'guff'. Did you mean 'gguf'"),
+        (("--to", "gguf", "--type", "q5_0"), "--to gguf has no --type 'q5_0'"),
+        (("--to", "hf", "--embeddings", "f16"), "--to hf has no --embeddings 'f16'"),
+    ],
+)
+def test_what_no_target_knows_is_refused(
+    burnish: Run, tiny_folder: Path, tmp_path: Path, options: tuple[str, ...], fault: str
+) -> None:
+    assert burnish("export", tiny_folder, tmp_path / "out", *options).complaint.startswith(fault)
+
+
+def test_what_was_written_is_told(burnish: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    made = burnish("export", tiny_folder, tmp_path / "out.gguf", "--to", "gguf", "--json").json
+    assert made["bytes"] == (tmp_path / "out.gguf").stat().st_size
+    assert (made["target"], made["type"]) == ("gguf", "auto")
+    assert made["types"]["F16"] > 0
+    told = burnish("export", tiny_folder, tmp_path / "folder", "--to", "hf")
+    assert (told.code, "exact" in told.err) == (0, True)
