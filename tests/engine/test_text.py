@@ -1,6 +1,6 @@
 """What may be shown of a generation: whole text, nothing of a stop string."""
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from burnish.engine.text import OutputText
@@ -34,6 +34,7 @@ def shown(tokens: list[int], stop: tuple[str, ...], held: int = 0) -> tuple[str,
     return text + output.finish(), output.stopped
 
 
+@example(tokens=[0, 2, 1], stop=("c", "acb"), held=2)  # both become complete in one piece
 @given(
     tokens=st.lists(st.integers(0, 2), max_size=30),
     stop=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3).map(tuple),

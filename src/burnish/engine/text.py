@@ -49,10 +49,11 @@ class OutputText:
         if self.stopped or not new:
             return ""
         text = self._held + new
-        ends = [at for at in (text.find(stop) for stop in self._stop) if at >= 0]
-        if ends:
+        ends = [at + len(stop) for stop in self._stop if (at := text.find(stop)) >= 0]
+        if ends:  # of several in one piece of text, the first to be complete
+            until = text[: min(ends)]
             self.stopped, self._held = True, ""
-            return text[: min(ends)]
+            return until[: min(at for stop in self._stop if (at := until.find(stop)) >= 0)]
         keep = max((_overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
