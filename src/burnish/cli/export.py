@@ -38,7 +38,7 @@ class Exported:
 @app.command()
 def export(
     model: Model,
-    out: Annotated[Path, typer.Argument(help="A new folder, or for [bold]gguf[/] a new file.")],
+    out: Annotated[Path, typer.Argument(help="A new folder, or for [bold]gguf[/] and [bold]onnx[/] a new file.")],
     to: Annotated[str, typer.Option(help=f"What to write: {', '.join(TARGETS)}.")] = "hf",
     type: Annotated[
         str | None,

@@ -1,12 +1,13 @@
 """The export targets, by the word users write."""
 
-from burnish.compress.export import gguf, hf
+from burnish.compress.export import gguf, hf, onnx
 from burnish.compress.export.target import Target
 from burnish.core.errors import BadSettings, nearest
 
 TARGETS = {
     "hf": hf.TARGET,
     "gguf": gguf.TARGET,
+    "onnx": onnx.TARGET,
 }
 
 
