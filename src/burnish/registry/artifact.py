@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from safetensors import SafetensorError
 
 from burnish.core.errors import BadCheckpoint, BadSettings
 from burnish.core.records import CalibrationRecord, LayerRecord, QualityRecord
@@ -154,7 +155,7 @@ def check_files(folder: Path, manifest: Manifest) -> tuple[str, ...]:
 def new_folder(out: Path) -> Iterator[Path]:
     """A hidden folder beside ``out`` to fill; it becomes ``out`` when the block ends well and vanishes otherwise.
 
-    Raises ``BadSettings`` when ``out`` exists and is not an empty folder, or cannot be made.
+    Raises ``BadSettings`` when ``out`` exists and is not an empty folder, cannot be made, or the disk is full.
     """
     refuse_used(out)
     try:
@@ -166,6 +167,10 @@ def new_folder(out: Path) -> Iterator[Path]:
         yield staging
         staging.chmod(0o755)
         _publish(staging, out)
+    except (OSError, SafetensorError) as error:
+        reason = " ".join((getattr(error, "strerror", None) or str(error)).split())
+        remedy = "Free the disk, or name another"
+        raise BadSettings(f"output {str(out)!r} cannot be written: {reason}", remedy=remedy) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

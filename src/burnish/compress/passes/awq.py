@@ -12,7 +12,7 @@ from torch import Tensor
 from burnish.compress.chain import Part
 from burnish.compress.fold import STORED, fold
 from burnish.compress.passes.base import Needs, Pass
-from burnish.compress.passes.choice import FormatChoice
+from burnish.compress.passes.choice import FormatChoice, dense_weight
 from burnish.compress.passes.grid import quantize
 from burnish.compress.passes.imatrix import SHRINKS
 from burnish.compress.statistics import Flow, Inputs, observe
@@ -50,7 +50,8 @@ class ActivationAwareScaling(Pass):
                 continue
             layers = [part.layers[name] for name in shared.layers]
             targets = [self.choice.find(name, part.layers[name]) for name in shared.layers]
-            exponent = best_exponent([layer.dense_weight() for layer in layers], targets, inputs[shared.layers[0]])
+            weights = [dense_weight(name, part.layers[name]) for name in shared.layers]
+            exponent = best_exponent(weights, targets, inputs[shared.layers[0]])
             if exponent > 0:
                 fold(shared.source, layers, scales(inputs[shared.layers[0]], exponent), stored=STORED)
         yield from ()
