@@ -1,5 +1,7 @@
 """Memory: what is planned covers what is taken, and too much is refused before anything starts."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,20 +11,36 @@ from burnish.compress.chain import decoder_chain
 from burnish.compress.memory import MemoryPlan, plan_memory, refuse_too_much
 from burnish.compress.recipes import find_recipe
 from burnish.core.errors import BadSettings
-from burnish.core.memory import free_bytes, own_bytes, parse_bytes
+from burnish.core.memory import free_bytes, parse_bytes
 from burnish.models.checkpoint import load_decoder, save_checkpoint
 from tests.tiny import tiny_decoder
+
+TAKEN = """
+import sys
+from pathlib import Path
+from burnish.core.memory import own_bytes
+from burnish.models.checkpoint import load_decoder
+load_decoder(Path(sys.argv[1]) / "small")  # what libraries take when they are first used
+before = own_bytes()
+kept = load_decoder(Path(sys.argv[1]) / "large", mapped=sys.argv[2] == "mapped")
+print(own_bytes() - before)
+"""
+
+
+def taken_by(folder: Path, how: str) -> int:
+    """Bytes that a fresh process takes for the large model: one that has freed much takes that again, unseen."""
+    words = [sys.executable, "-c", TAKEN, str(folder), how]
+    return int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
 
 
 def test_weights_in_their_file_take_nothing_until_they_are_used(tmp_path: Path) -> None:
     decoder = tiny_decoder(hidden_size=512, inner_size=2048, num_layers=4)
-    save_checkpoint(decoder, tmp_path / "x", family="llama", dtype=torch.bfloat16)
-    before = own_bytes()
-    mapped = load_decoder(tmp_path / "x", mapped=True).decoder
-    taken = own_bytes() - before
-    copied = load_decoder(tmp_path / "x").decoder
-    assert taken < 4 * decoder.embed_tokens.weight.numel() + 2**20
-    assert own_bytes() - before > 16 * 2**20
+    save_checkpoint(tiny_decoder(), tmp_path / "small", family="llama", dtype=torch.bfloat16)
+    save_checkpoint(decoder, tmp_path / "large", family="llama", dtype=torch.bfloat16)
+    weights = sum(layer.weight.numel() for layer in decoder_chain(decoder).layers.values())
+    assert taken_by(tmp_path, "mapped") < 4 * decoder.embed_tokens.weight.numel() + 2**20
+    assert taken_by(tmp_path, "copied") > 3 * weights
+    mapped, copied = (load_decoder(tmp_path / "large", mapped=is_mapped).decoder for is_mapped in (True, False))
     for name, layer in decoder_chain(mapped).layers.items():
         assert layer.weight.dtype == torch.bfloat16
         assert torch.equal(layer.dense_weight(), decoder_chain(copied).layers[name].dense_weight())
