@@ -27,13 +27,43 @@ class _Group(NamedTuple):
     stored: WeightFormat | Foreign
 
 
-def read_assignment(quantization: Any, modules: Iterable[str]) -> dict[str, WeightFormat | Foreign]:
-    """How each linear module is stored. Raises ``BadCheckpoint`` for a scheme burnish does not read."""
+def read_assignment(
+    quantization: Any, modules: Iterable[str], *, may_be_static: bool = False
+) -> dict[str, WeightFormat | Foreign]:
+    """How each linear module is stored. Raises ``BadCheckpoint`` for a scheme burnish does not read.
+
+    ``may_be_static``: the kind of model can have inputs rounded to steps settled beforehand (``read_static``).
+    """
     method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
     if not isinstance(quantization, dict) or method not in _READERS:
         known = ", ".join(_READERS)
         raise BadCheckpoint(f"quantization method {str(method)[:80]!r} is not supported", remedy=f"Known: {known}")
+    if not may_be_static and method == METHOD and read_static(quantization, modules := list(modules)):
+        raise BadCheckpoint(
+            "quantization_config: activations are supported as dynamic 8-bit integers of the inputs only",
+            remedy="Compress the weights only",
+        )
     return _READERS[method](quantization, modules)
+
+
+def read_static(quantization: Mapping[str, Any], modules: Iterable[str]) -> frozenset[str]:
+    """The modules whose inputs are rounded to steps that were settled beforehand, one scale for all of them."""
+    groups = quantization.get("config_groups")
+    if quantization.get("quant_method") != METHOD or not isinstance(groups, dict):
+        return frozenset()
+    static = [group for group in groups.values() if isinstance(group, dict) and _are_static(group)]
+    patterns = [_patterns(group.get("targets") or [], "targets") for group in static]
+    ignored = _patterns(quantization.get("ignore") or [], "ignore")
+    return frozenset(
+        name
+        for name in modules
+        if not _matches(name, ignored) and any("Linear" in found or _matches(name, found) for found in patterns)
+    )
+
+
+def _are_static(group: Mapping[str, Any]) -> bool:
+    activations = group.get("input_activations")
+    return isinstance(activations, dict) and {key: activations.get(key) for key in _STATIC} == _STATIC
 
 
 def _read_compressed(quantization: Mapping[str, Any], modules: Iterable[str]) -> dict[str, WeightFormat | Foreign]:
@@ -57,7 +87,8 @@ _READERS: dict[str, Callable[[Mapping[str, Any], Iterable[str]], dict[str, Weigh
 
 
 def _read_group(group: Mapping[str, Any], default_layout: object) -> _Group:
-    if not _are_rounded_natively(group.get("input_activations")) or group.get("output_activations"):
+    is_known = _are_rounded_natively(group.get("input_activations")) or _are_static(group)
+    if not is_known or group.get("output_activations"):
         raise BadCheckpoint(
             "quantization_config: activations are supported as dynamic 8-bit integers of the inputs only",
             remedy="Compress the weights only",
@@ -141,6 +172,7 @@ def _arguments(weight_format: IntegerFormat) -> dict[str, Any]:
 
 
 _BY_ROW = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
+_STATIC = {"num_bits": 8, "type": "int", "symmetric": False, "strategy": "tensor", "dynamic": False}
 
 
 def _layout(weight_format: IntegerFormat) -> str:
@@ -169,10 +201,13 @@ def _find(name: str, groups: list[_Group]) -> WeightFormat | Foreign:
     return DENSE
 
 
-def write_quantization(assignment: Assignment, *, int8_activations: bool = False) -> dict[str, Any] | None:
+def write_quantization(
+    assignment: Assignment, *, int8_activations: bool = False, static: frozenset[str] = frozenset()
+) -> dict[str, Any] | None:
     """The ``quantization_config`` of an assignment, None when everything is dense.
 
-    ``int8_activations``: layers of eight bits are to have their inputs rounded as well, row by row.
+    ``int8_activations``: layers of eight bits are to have their inputs rounded as well, row by row. ``static``: layers
+    whose inputs are rounded to steps stored beside the weight; all layers of a format are, or none.
     """
     used = sorted({f for f in assignment.values() if isinstance(f, IntegerFormat)}, key=lambda f: f.name)
     if not used:
@@ -186,7 +221,7 @@ def write_quantization(assignment: Assignment, *, int8_activations: bool = False
             f"group_{index}": {
                 "targets": ["Linear"] if len(used) == 1 else members[weight_format],
                 "weights": _arguments(weight_format),
-                "input_activations": _BY_ROW if int8_activations and weight_format.bits == 8 else None,
+                "input_activations": _activations(weight_format, int8_activations, static & {*members[weight_format]}),
                 "output_activations": None,
                 "format": _layout(weight_format),
             }
@@ -195,3 +230,9 @@ def write_quantization(assignment: Assignment, *, int8_activations: bool = False
         "ignore": [name for name, weight_format in assignment.items() if not isinstance(weight_format, IntegerFormat)],
         "kv_cache_scheme": None,
     }
+
+
+def _activations(weight_format: IntegerFormat, int8_activations: bool, static: frozenset[str]) -> dict[str, Any] | None:
+    if static:
+        return _STATIC
+    return _BY_ROW if int8_activations and weight_format.bits == 8 else None

@@ -11,20 +11,36 @@ from burnish.models.formats.dense import DENSE, Dense
 class Linear(nn.Module):
     """``x @ weight.T + bias`` with x (R, I), weight (O, I).
 
-    Born dense, with a trainable ``weight``; ``store`` puts another format's tensors in its place.
+    Born dense, with a trainable ``weight``; ``store`` puts another format's tensors in its place. With ``round_inputs``
+    x is first rounded to 8-bit steps that were settled beforehand, whatever x is.
     """
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.format: WeightFormat = DENSE
+        self.input_scale: Tensor | None
+        self.input_zero_point: Tensor | None
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+        self.register_buffer("input_scale", None)  # (1,) float32
+        self.register_buffer("input_zero_point", None)  # (1,) int8
         nn.init.normal_(self.weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (R, I) -> (R, O)."""
-        return ops.linear(x, self.dense_weight(), self.bias)
+        return ops.linear(self.rounded(x), self.dense_weight(), self.bias)
+
+    def round_inputs(self, scale: Tensor, zero_point: Tensor) -> None:
+        """From now on x counts as ``(code - zero_point) * scale``, codes being -128 to 127; both are (1,)."""
+        self.input_scale, self.input_zero_point = scale.float(), zero_point.to(torch.int8)
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """x (R, I) as this layer takes it."""
+        scale, zero = self.input_scale, self.input_zero_point
+        if scale is None or zero is None:
+            return x
+        return ((x / scale).round() + zero).clamp(-128, 127).sub(zero) * scale
 
     def dense_weight(self) -> Tensor:
         """The weight as float32 (O, I); a stored integer weight is unpacked anew, so that memory holds one."""
