@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from burnish.models.decoder import DecoderConfig
     from burnish.models.encoder import EncoderConfig
     from burnish.models.encoder_checkpoint import LoadedEncoder
+    from burnish.models.vision import VisionConfig
+    from burnish.models.vision_checkpoint import LoadedVision
     from burnish.plan.tile_file import Lowered
     from burnish.service.config import ServiceConfig
 
@@ -85,23 +87,52 @@ def load_checked_encoder(path: Path, *, mapped: bool = False) -> "LoadedEncoder"
     return loaded
 
 
-def load_any(path: Path, *, mapped: bool = False) -> "Loaded | LoadedEncoder":
-    """Load a model of either kind. As ``load_checked``."""
-    from burnish.models.encoder_checkpoint import is_encoder
+def load_checked_vision(path: Path) -> "LoadedVision":
+    """Load a network for images; one with a manifest must reproduce its golden logits. As ``load_checked``."""
+    from burnish.models.golden import image_logits
+    from burnish.models.vision_checkpoint import load_vision
 
+    loaded = load_vision(path)
+    _refuse_deviating(path, loaded.vision.config, partial(image_logits, loaded.vision))
+    return loaded
+
+
+def load_any(path: Path, *, mapped: bool = False) -> "Loaded | LoadedEncoder | LoadedVision":
+    """Load a model of any kind. As ``load_checked``."""
+    from burnish.models.encoder_checkpoint import is_encoder
+    from burnish.models.vision_checkpoint import is_vision
+
+    if is_vision(path):
+        return load_checked_vision(path)
     return load_checked_encoder(path, mapped=mapped) if is_encoder(path) else load_checked(path, mapped=mapped)
+
+
+class _Bounds(NamedTuple):
+    """Of what golden prompts may hold."""
+
+    num_values: int
+    length: int
+
+
+def _bounds(shape: "DecoderConfig | EncoderConfig | VisionConfig") -> _Bounds:
+    from burnish.models.golden import BYTES
+    from burnish.models.vision import VisionConfig
+
+    if isinstance(shape, VisionConfig):
+        return _Bounds(max(BYTES, shape.num_classes), shape.channels * shape.image_size**2)
+    return _Bounds(shape.vocab_size, shape.max_positions)
 
 
 def _refuse_deviating(
     path: Path,
-    shape: "DecoderConfig | EncoderConfig",
+    shape: "DecoderConfig | EncoderConfig | VisionConfig",
     compute: Callable[[Sequence[Sequence[int]]], "NDArray[np.float32]"],
 ) -> None:
     """Raise ``VerificationFailed`` when a model does not compute what its manifest, if it has one, says."""
     manifest = read_manifest(path)
     if manifest is None:
         return
-    refuse_foreign(manifest.golden, shape.vocab_size, shape.max_positions)
+    refuse_foreign(manifest.golden, *_bounds(shape))
     found = deviations(manifest.golden, compute(manifest.golden.prompts))
     if found:
         worst = max(found, key=lambda d: abs(d.computed - d.expected))
@@ -113,7 +144,7 @@ def _refuse_deviating(
 
 
 def write_artifact(
-    loaded: "Loaded | LoadedEncoder",
+    loaded: "Loaded | LoadedEncoder | LoadedVision",
     origin: Origin,
     out: Path,
     measure: Callable[[Path], tuple[QualityRecord, ...]] | None = None,
@@ -123,17 +154,9 @@ def write_artifact(
     ``out`` appears whole or not at all. ``measure`` is given the finished artifact before that; what it finds goes into
     the manifest, and what it raises leaves nothing behind. Raises ``BadSettings`` when ``out`` exists already.
     """
-    from burnish.models.checkpoint import Loaded
-    from burnish.models.tokenizer import save_tokenizer
-
-    shape = loaded.model.config
-    prompts = golden_prompts(shape.vocab_size, shape.max_positions)
+    prompts = golden_prompts(*_bounds(loaded.model.config))
     with new_folder(out) as staging:
-        save_tokenizer(origin.parent, staging)
-        if isinstance(loaded, Loaded):
-            weights, golden = _save_decoder(loaded, staging, origin, prompts)
-        else:
-            weights, golden = _save_encoder(loaded, staging, origin, prompts)
+        weights, golden = _save(loaded, staging, origin, prompts)
         manifest = describe(
             staging,
             parent=origin.parent,
@@ -158,7 +181,23 @@ class _Stored(NamedTuple):
     golden: Golden
 
 
-def _save_decoder(loaded: "Loaded", folder: Path, origin: Origin, prompts: tuple[tuple[int, ...], ...]) -> _Stored:
+_Prompts = tuple[tuple[int, ...], ...]
+
+
+def _save(loaded: "Loaded | LoadedEncoder | LoadedVision", folder: Path, origin: Origin, prompts: _Prompts) -> _Stored:
+    from burnish.models.checkpoint import Loaded
+    from burnish.models.tokenizer import save_tokenizer
+    from burnish.models.vision_checkpoint import LoadedVision
+
+    if isinstance(loaded, LoadedVision):
+        return _save_vision(loaded, folder, prompts)
+    save_tokenizer(origin.parent, folder)
+    if isinstance(loaded, Loaded):
+        return _save_decoder(loaded, folder, origin, prompts)
+    return _save_encoder(loaded, folder, origin, prompts)
+
+
+def _save_decoder(loaded: "Loaded", folder: Path, origin: Origin, prompts: _Prompts) -> _Stored:
     import torch
 
     from burnish.models.checkpoint import save_checkpoint
@@ -176,9 +215,7 @@ def _save_decoder(loaded: "Loaded", folder: Path, origin: Origin, prompts: tuple
     return _Stored(stored.weights, make_golden(prompts, golden_logits(stored.decoder, prompts)))
 
 
-def _save_encoder(
-    loaded: "LoadedEncoder", folder: Path, origin: Origin, prompts: tuple[tuple[int, ...], ...]
-) -> _Stored:
+def _save_encoder(loaded: "LoadedEncoder", folder: Path, origin: Origin, prompts: _Prompts) -> _Stored:
     import torch
 
     from burnish.models.encoder_checkpoint import save_encoder
@@ -188,6 +225,15 @@ def _save_encoder(
     stored = load_checked_encoder(folder)
     embeddings = embeddings_of(stored.encoder, prompts)
     return _Stored(stored.weights, make_golden(prompts, embeddings, EMBEDDING_TOLERANCE))
+
+
+def _save_vision(loaded: "LoadedVision", folder: Path, prompts: _Prompts) -> _Stored:
+    from burnish.models.golden import image_logits
+    from burnish.models.vision_checkpoint import save_vision
+
+    save_vision(loaded, folder)
+    stored = load_checked_vision(folder)
+    return _Stored(stored.weights, make_golden(prompts, image_logits(stored.vision, prompts)))
 
 
 def open_plan(path: Path, cache: PlanCache | None = None) -> Plan:

@@ -245,7 +245,7 @@ def test_quality_by_multiple_choice(burnish: Run, tiny_folder: Path, tmp_path: P
         (("--data", "a", "--choices", "b"), "--data or on --choices. Give one of them"),
         (("--data", "a", "--max-loss", 0.01), "--max-loss compares two models"),
         (("--choices", "a", "--max-tokens", 9), "--choices takes no"),
-        (("--data", "a", "--max-items", 9), "--max-items belongs to --choices and encoders"),
+        (("--data", "a", "--max-items", 9), "--max-items belongs to --choices, encoders and images"),
     ],
 )
 def test_quality_refuses_options_that_do_not_fit(burnish: Run, words: tuple[str, ...], fault: str) -> None:

@@ -18,7 +18,8 @@ def seen(rows: Tensor) -> Inputs:
         num_rows=len(rows),
         absolute=rows.abs().mean(0),
         square=rows.square().mean(0),
-        largest=rows.abs().amax(0),
+        lowest=rows.amin(0),
+        highest=rows.amax(0),
         rows=rows,
     )
 

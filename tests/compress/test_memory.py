@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from burnish.compress.chain import decoder_chain
-from burnish.compress.memory import MemoryPlan, plan_memory, refuse_too_much
+from burnish.compress.memory import MemoryPlan, plan_memory, refuse_too_much, text_size
 from burnish.compress.recipes import find_recipe
 from burnish.core.errors import BadSettings
 from burnish.core.memory import free_bytes, parse_bytes
@@ -50,7 +50,7 @@ def test_the_parts_of_a_plan() -> None:
     decoder = tiny_decoder()
     chain = decoder_chain(decoder)
     plain, calibrated, learned = (
-        plan_memory(chain, decoder, find_recipe(name), 10_000)
+        plan_memory(chain, decoder, find_recipe(name), text_size(chain, 10_000))
         for name in ("int8", "int4-gptq-g32", "int4-autoround-g32")
     )
     assert plain.tables == 4 * (259 * 64 + 5 * 64)

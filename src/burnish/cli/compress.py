@@ -11,16 +11,15 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from burnish.assemble import Origin, load_any, write_artifact
+from burnish.assemble import Origin, write_artifact
 from burnish.cli.output import AsJson, Model, Moved, err, human_bytes, print_json, progress
 from burnish.cli.quality import assess, refuse_loss
-from burnish.compress.calibration import NO_FRAME, Calibration, CalibrationConfig, read_calibration
-from burnish.compress.chain import chain_of
+from burnish.cli.subjects import Subject, open_subject
+from burnish.compress.calibration import Calibration, CalibrationConfig
 from burnish.compress.journal import Journal
-from burnish.compress.memory import plan_memory, refuse_too_much
+from burnish.compress.memory import DataSize, plan_memory, refuse_too_much
 from burnish.compress.recipe import Recipe
 from burnish.compress.recipes import find_recipe
-from burnish.compress.run import apply, apply_to_encoder, check, check_encoder
 from burnish.core.errors import BadSettings, nearest
 from burnish.core.memory import free_bytes, own_bytes, parse_bytes
 from burnish.core.records import QualityRecord
@@ -28,13 +27,9 @@ from burnish.measure.corpus import Corpus, read_corpus
 from burnish.measure.intervals import Interval
 from burnish.measure.quality import QualityConfig
 from burnish.models import llama2c
-from burnish.models.checkpoint import Loaded, with_decoder
-from burnish.models.decoder import Decoder
-from burnish.models.encoder import Encoder
 from burnish.models.gguf import location as gguf_location
 from burnish.models.locate import locate
 from burnish.models.tensor_files import shards
-from burnish.models.tokenizer import load_tokenizer
 from burnish.registry.artifact import content_hash, refuse_used
 
 app = typer.Typer(add_completion=False)
@@ -61,9 +56,12 @@ def compress(
     recipe: Annotated[str, typer.Option(help="What is done; [bold]burnish recipes[/] lists them.")] = "int8",
     calibration: Annotated[
         Path | None,
-        typer.Option(help="A text file, or .jsonl with [bold]text[/], [bold]messages[/] or [bold]tokens[/]."),
+        typer.Option(
+            help="A text file, or .jsonl with [bold]text[/], [bold]messages[/] or [bold]tokens[/]; "
+            "for networks that see images .npz or IDX."
+        ),
     ] = None,
-    samples: Annotated[int, typer.Option(help="Pieces of the calibration data that are used.")] = 128,
+    samples: Annotated[int, typer.Option(help="Pieces, or images, of the calibration data that are used.")] = 128,
     length: Annotated[int, typer.Option(help="Tokens of a piece.")] = 512,
     seed: Annotated[int, typer.Option(help="Draws the pieces.")] = 0,
     memory: Annotated[
@@ -130,47 +128,39 @@ def write_variant(parent: Path, out: Path, recipe_name: str, moved: Moved, asked
     recipe = find_recipe(recipe_name)
     refuse_used(out)
     corpora = {path.name: read_corpus(path) for path in asked.texts}
-    loaded = load_any(parent, mapped=True)
-    model, has_data = loaded.model, asked.calibration is not None
-    if corpora and not isinstance(model, Decoder):
+    subject = open_subject(parent)
+    if corpora and not subject.has_perplexity:
         raise BadSettings(
-            "--quality measures perplexity, which encoders have none of", remedy="Use burnish quality afterwards"
+            "--quality measures perplexity, which only decoders have", remedy="Use burnish quality afterwards"
         )
-    kept = _matching(list(chain_of(model).layers), asked.float_activations)
-    if isinstance(model, Decoder):
-        check(model, recipe, has_data=has_data)
-    else:
-        check_encoder(model, recipe, has_data=has_data)
-    data = None if asked.calibration is None else _read(asked.calibration, parent, model, asked.sampling)
-    planned = _plan(model, recipe, data, asked.memory_bytes)
+    kept = _matching(list(subject.chain.layers), asked.float_activations)
+    subject.check(recipe, has_data=asked.calibration is not None)
+    data = None if asked.calibration is None else subject.read(asked.calibration, asked.sampling)
+    planned = _plan(subject, recipe, data, asked.memory_bytes)
     journal = None
     if data is not None:
         journal = Journal(out.with_name(f"{out.name}.unfinished"), _key(parent, recipe, data))
-    if isinstance(loaded, Loaded):
-        made = apply(loaded.decoder, recipe, data, journal=journal, progress=moved)
-        loaded, records = with_decoder(loaded, made.decoder), made.records
-    else:
-        records = apply_to_encoder(loaded.encoder, recipe, data, journal=journal, progress=moved)
+    made = subject.apply(recipe, data, journal, moved)
     origin = Origin(
         parent=parent,
         recipe=recipe.name,
-        records=records,
+        records=made.records,
         float_activations=kept,
         calibration=None if data is None else data.record,
         int8_activations=recipe.activations == "int8",
     )
     measure = partial(_measured, parent=parent, corpora=corpora, max_loss=asked.max_loss) if corpora else None
-    manifest = write_artifact(loaded, origin, out, measure)
+    manifest = write_artifact(made.loaded, origin, out, measure)
     if journal is not None:
         journal.close()
     return Compressed(
         path=out,
         recipe=recipe.name,
         weights=manifest.weights,
-        num_layers=len({record.name for record in records}),
+        num_layers=len({record.name for record in made.records}),
         bytes_before=model_bytes(parent),
         bytes_after=model_bytes(out),
-        worst_relative_error=max((record.relative_error for record in records), default=0.0),
+        worst_relative_error=max((record.relative_error for record in made.records), default=0.0),
         planned_bytes=planned,
     )
 
@@ -192,25 +182,13 @@ def _measured(
     return tuple(records)
 
 
-def _plan(model: Decoder | Encoder, recipe: Recipe, data: Calibration | None, limit_bytes: int | None) -> int:
+def _plan(subject: Subject, recipe: Recipe, data: Calibration | None, limit_bytes: int | None) -> int:
     """Bytes of memory the whole will hold at most. Raises ``BadSettings`` when that exceeds the limit."""
-    held, num_tokens = own_bytes(), 0 if data is None else data.tokens.numel()
-    plan = plan_memory(chain_of(model), model, recipe, num_tokens)
+    held, size = own_bytes(), DataSize(0, 0) if data is None else subject.data_size(data)
+    plan = plan_memory(subject.chain, subject.model, recipe, size)
     if limit_bytes is not None:
         refuse_too_much(plan, held, limit_bytes)
     return held + plan.total
-
-
-def _read(path: Path, parent: Path, model: Decoder | Encoder, sampling: CalibrationConfig) -> Calibration:
-    shape, tokenizer = model.config, load_tokenizer(parent)
-    return read_calibration(
-        path,
-        tokenizer,
-        sampling,
-        vocab_size=shape.vocab_size,
-        max_positions=shape.max_positions,
-        frame=NO_FRAME if isinstance(model, Decoder) else tokenizer.frame(),
-    )
 
 
 def _key(parent: Path, recipe: Recipe, data: Calibration) -> dict[str, str]:
@@ -234,5 +212,5 @@ def _matching(layers: Sequence[str], patterns: Sequence[str]) -> list[str]:
 
 def model_bytes(path: Path) -> int:
     """Bytes of the files a model is loaded from."""
-    single = gguf_location.find(path) or llama2c.find(path)
+    single = path if path.is_file() else gguf_location.find(path) or llama2c.find(path)
     return sum(file.stat().st_size for file in (shards(path) if single is None else [single]))

@@ -1,6 +1,7 @@
 """burnish quality: perplexity, alone or against another model."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from burnish.assemble import load_checked, open_plan
 from burnish.cli.output import AsJson, Model, out, print_json, progress
 from burnish.cli.quality_choices import ChoicesReport, assess_choices, choices_table
 from burnish.cli.quality_embeddings import EmbeddingsReport, assess_embeddings, embeddings_table
+from burnish.cli.quality_images import ImagesReport, assess_images, images_table
 from burnish.core.errors import BadSettings, VerificationFailed
 from burnish.core.types import KeyKind
 from burnish.measure.corpus import Corpus, read_corpus
@@ -37,6 +39,7 @@ from burnish.models.decoder import Decoder
 from burnish.models.encoder_checkpoint import is_encoder
 from burnish.models.locate import locate
 from burnish.models.tokenizer import load_tokenizer
+from burnish.models.vision_checkpoint import is_vision
 from burnish.plan.ops import Plan
 
 app = typer.Typer(add_completion=False)
@@ -65,7 +68,10 @@ class QualityReport:
 def quality(
     model: Model = "builtin",
     data: Annotated[
-        Path | None, typer.Option(help="Perplexity: a text file, or .jsonl with the field [bold]text[/].")
+        Path | None,
+        typer.Option(
+            help="Perplexity: a text file, or .jsonl with the field [bold]text[/]. Images: .npz, or IDX files."
+        ),
     ] = None,
     choices: Annotated[
         Path | None, typer.Option(help="Accuracy: .jsonl of multiple choices or minimal pairs, gzipped or not.")
@@ -75,7 +81,7 @@ def quality(
     stride: Annotated[int, typer.Option(help="Tokens by which windows move.")] = 256,
     max_tokens: Annotated[int | None, typer.Option(help="Read at most this many tokens of the text.")] = None,
     max_items: Annotated[
-        int | None, typer.Option(help="Use at most this many of the choices, or of an encoder's texts.")
+        int | None, typer.Option(help="Use at most this many of the choices, of an encoder's texts, or of images.")
     ] = None,
     max_loss: Annotated[
         float | None, typer.Option(help="Fail unless the loss ratio is shown to be at most this: [bold]0.01[/] is 1 %.")
@@ -86,30 +92,34 @@ def quality(
     reference: Annotated[bool, typer.Option("--reference", help="Score with torch in float32, not as served.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Measure perplexity or multiple choice, as served; of an encoder, how its embeddings resemble another's."""
+    """Measure perplexity or multiple choice, as served; how an encoder's embeddings resemble another's; accuracy."""
     if max_loss is not None and (against is None or data is None):
         raise BadSettings("--max-loss compares two models on a text", remedy="Give --against and --data")
     if reference and keys is not None:
         raise BadSettings("--reference computes without a KV cache, --keys chooses one", remedy="Give one of them")
     if (data is None) == (choices is None):
         raise BadSettings("quality is measured on --data or on --choices", remedy="Give one of them")
+    of_texts = {"--reference": reference or None, "--keys": keys, "--max-tokens": max_tokens, "--max-loss": max_loss}
     if choices is not None:
-        if reference or keys is not None or max_tokens is not None:
-            raise BadSettings("--choices takes no --reference, --keys or --max-tokens", remedy="Leave them out")
+        _refuse_given(of_texts, "--choices takes no")
         answers = assess_choices(model, choices, against=against, max_items=max_items, quiet=json)
         _show(answers, choices_table(model, against, answers), json=json)
         return
     assert data is not None, "one of the two is given"
+    if is_vision(locate(model)):
+        _refuse_given(of_texts, "a network for images takes no")
+        seen = assess_images(model, data, against=against, max_items=max_items, quiet=json)
+        _show(seen, images_table(model, against, seen), json=json)
+        return
     if is_encoder(locate(model)):
         if against is None:
             raise BadSettings("an encoder's quality is its likeness to another", remedy="Give --against")
-        if keys is not None or max_tokens is not None or max_loss is not None:
-            raise BadSettings("an encoder takes no --keys, --max-tokens or --max-loss", remedy="Use --max-items")
+        _refuse_given(of_texts, "an encoder takes no")
         alike = assess_embeddings(model, data, against=against, max_items=max_items, quiet=json)
         _show(alike, embeddings_table(model, against, alike), json=json)
         return
     if max_items is not None:
-        raise BadSettings("--max-items belongs to --choices and encoders", remedy="Use --max-tokens")
+        raise BadSettings("--max-items belongs to --choices, encoders and images", remedy="Use --max-tokens")
     config = QualityConfig(context=context, stride=stride, max_tokens=max_tokens)
     served_as = ServedAs(reference=reference, keys=keys or DEFAULT_KEYS)
     report = assess(model, read_corpus(data), config, against=against, quiet=json, served_as=served_as)
@@ -120,7 +130,14 @@ def quality(
         refuse_loss(report.loss_ratio, max_loss)
 
 
-def _show(report: QualityReport | ChoicesReport | EmbeddingsReport, table: Table, *, json: bool) -> None:
+def _refuse_given(options: Mapping[str, object], what: str) -> None:
+    """Raise ``BadSettings`` for the first option that was given."""
+    for option, value in options.items():
+        if value is not None:
+            raise BadSettings(f"{what} {option}", remedy="Leave it out; --max-items says how much is looked at")
+
+
+def _show(report: QualityReport | ChoicesReport | EmbeddingsReport | ImagesReport, table: Table, *, json: bool) -> None:
     if json:
         print_json({f.name: value for f in fields(report) if (value := getattr(report, f.name)) is not None})
     else:

@@ -41,10 +41,10 @@ class CalibrationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Samples of equal length, the text they are of, and what identifies them."""
+    """Samples of equal size, the text they are of, and what identifies them."""
 
-    tokens: Tensor  # (S, T) int64
-    text: Tensor  # (N,) int64, all of it: what is trained on
+    tokens: Tensor  # (S, T) int64; for networks that see images (S, C, H, W)
+    text: Tensor  # (N,) int64, all of it: what is trained on; of images none
     record: CalibrationRecord
 
 

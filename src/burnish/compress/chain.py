@@ -44,10 +44,14 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Chain:
-    """What makes the first part's input of samples (S, T), and the parts."""
+    """What makes the first part's input of samples (S, T), and the parts.
+
+    ``door``: what flows into the part of that number, where that is not what the part before it gives.
+    """
 
     begin: Callable[[Tensor], Tensor]
     parts: tuple[Part, ...]
+    door: Callable[[int], Tensor] | None = None
 
     @property
     def layers(self) -> dict[str, Linear]:

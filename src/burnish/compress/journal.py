@@ -82,9 +82,9 @@ class Journal:
     def save(self, number: int, part: Part, records: Sequence[LayerRecord], behind: Flow | None) -> None:
         """Note a finished part, and the data behind it where another part waits for it."""
         if behind is not None:
-            tensors = {"hidden": behind.hidden}
+            tensors = {"hidden": behind.hidden.contiguous()}
             if behind.original is not None:
-                tensors["original"] = behind.original
+                tensors["original"] = behind.original.contiguous()
             _write(self._flow(number + 1), _File(tensors, {}))
         about = {
             "formats": {name: layer.format.name for name, layer in part.layers.items()},
@@ -118,8 +118,10 @@ def _restore(part: Part, file: _File) -> None:
         layout = stored.layout(layer.out_features, layer.in_features)
         layer.store(stored, {key: left.pop(f"{names[layer]}.{key}") for key in layout})
     for name, tensor in left.items():
-        owner, _, key = name.rpartition(".")
-        setattr(part.module.get_submodule(owner), key, nn.Parameter(tensor, requires_grad=False))
+        path, _, key = name.rpartition(".")
+        owner = part.module.get_submodule(path)
+        is_buffer = key in owner._buffers
+        setattr(owner, key, tensor if is_buffer else nn.Parameter(tensor, requires_grad=False))
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

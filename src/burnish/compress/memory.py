@@ -5,13 +5,15 @@ Shapes: S samples, T tokens of a sample, E hidden width, I inputs, O outputs of 
 
 from typing import NamedTuple
 
+import torch
+from torch import Tensor, nn
+
 from burnish.compress.chain import Chain
 from burnish.compress.fold import STORED
 from burnish.compress.recipe import Recipe
-from burnish.compress.statistics import NUMBERS_AT_ONCE
+from burnish.compress.statistics import NUMBERS_AT_ONCE, rows_per_sample
 from burnish.core.errors import BadSettings
 from burnish.models.decoder import Decoder
-from burnish.models.encoder import Encoder
 from burnish.models.layers.linear import Linear
 
 FLOAT = 4  # bytes
@@ -40,14 +42,35 @@ class MemoryPlan(NamedTuple):
         return sum(self)
 
 
-def plan_memory(chain: Chain, model: Decoder | Encoder, recipe: Recipe, num_tokens: int) -> MemoryPlan:
-    """What ``compress`` will hold at most, for a model whose dense weights are mapped. ``num_tokens`` is S * T."""
-    layers = chain.layers
+class DataSize(NamedTuple):
+    """How much calibration data there is."""
+
+    num_rows: int  # that a layer sees at most: S * T
+    num_floats: int  # in front of a part, at most
+
+
+def text_size(chain: Chain, num_tokens: int) -> DataSize:
+    """Of texts, whose every token is a row of the stream between parts."""
+    return DataSize(num_tokens, num_tokens * next(iter(chain.parts[0].layers.values())).in_features)
+
+
+@torch.no_grad()
+def image_size(chain: Chain, images: Tensor) -> DataSize:
+    """Of images (S, C, H, W), as their first shows what flows before every layer."""
+    chain.begin(images[:1])
+    assert chain.door is not None
+    doors = [chain.door(number) for number in range(len(chain.parts))]
+    rows = [rows_per_sample(door) for door in doors]
+    return DataSize(len(images) * max(rows), images.numel() + len(images) * max(door.numel() for door in doors))
+
+
+def plan_memory(chain: Chain, model: nn.Module, recipe: Recipe, size: DataSize) -> MemoryPlan:
+    """What ``compress`` will hold at most, for a model whose dense weights are mapped."""
+    layers, num_tokens = chain.layers, size.num_rows
     owned = {id(layer.weight) for layer in layers.values() if "weight" in layer.packed()}
     tables = sum(FLOAT * p.numel() for p in model.parameters() if id(p) not in owned)
     finished = sum(_finished_bytes(recipe, name, layer) for name, layer in layers.items())
-    hidden = next(iter(chain.parts[0].layers.values())).in_features
-    data = FLOAT * num_tokens * hidden * (4 if recipe.needs.original else 2) if recipe.needs.data else 0
+    data = FLOAT * size.num_floats * (4 if recipe.needs.original else 2) if recipe.needs.data else 0
     moments = [
         [chain.layers[shared.layers[0]].in_features ** 2 * FLOAT for shared in part.inputs] for part in chain.parts
     ]

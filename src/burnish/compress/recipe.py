@@ -18,6 +18,7 @@ from burnish.compress.passes.rtn import RoundToNearest
 from burnish.compress.passes.shrink import Shrink
 from burnish.compress.passes.smoothquant import Smoothing
 from burnish.compress.passes.sparsegpt import SparseGpt
+from burnish.compress.passes.static import StaticInputs
 from burnish.compress.passes.wanda import Wanda
 from burnish.compress.passes.whole import WholePass
 from burnish.core.errors import BadSettings
@@ -31,6 +32,7 @@ PASSES: dict[str, type[Pass] | type[WholePass]] = {
     "sparsegpt": SparseGpt,
     "smoothquant": Smoothing,
     "awq": ActivationAwareScaling,
+    "static": StaticInputs,
     "rtn": RoundToNearest,
     "imatrix": ImportanceRounding,
     "gptq": Gptq,
@@ -74,7 +76,7 @@ class Recipe:
                 f"recipe {self.name!r} has average_bits, yet {pass_name(last)} rounds without data",
                 remedy="Use gptq or imatrix",
             )
-        if self.activations == "int8" and not self._stores_eight_bits(last):
+        if (self.activations == "int8" or self.is_static) and not self._stores_eight_bits(last):
             raise BadSettings(
                 f"recipe {self.name!r} has activations of int8, yet not every weight has eight bits",
                 remedy='Let it end with a rounding pass of formats = ["int8"]',
@@ -111,6 +113,11 @@ class Recipe:
         assert isinstance(last, RoundingPass)
         choice = replace(last.choice, assigned={name: integer_format(chosen) for name, chosen in formats.items()})
         return replace(self, passes=(*self.passes[:-1], replace(last, choice=choice)))
+
+    @property
+    def is_static(self) -> bool:
+        """Whether inputs of layers are rounded to steps that are settled beforehand."""
+        return any(isinstance(step, StaticInputs) for step in self.passes)
 
     @property
     def whole(self) -> tuple[WholePass, ...]:

@@ -16,6 +16,7 @@ from burnish.compress.passes.rtn import RoundToNearest
 from burnish.compress.passes.shrink import Shrink
 from burnish.compress.passes.smoothquant import Smoothing
 from burnish.compress.passes.sparsegpt import SparseGpt
+from burnish.compress.passes.static import StaticInputs
 from burnish.compress.passes.wanda import Wanda
 from burnish.compress.recipe import Recipe
 from burnish.compress.recipe_file import read_recipe
@@ -121,6 +122,11 @@ _W8A8 = Recipe(
     (Smoothing(), Gptq(_choice("int8"))),
     activations="int8",
 )
+_STATIC = Recipe(
+    "int8-w8a8-static",
+    "eight bits for weights and inputs, one settled scale for all inputs of a layer, GPTQ; images and encoders",
+    (StaticInputs(), Gptq(_choice("int8"))),
+)
 _LOSSY_ENOUGH = {"int8": ("", "-imatrix", "-gptq")}  # of eight bits nothing is left for scaling to win
 RECIPES = (
     {
@@ -131,5 +137,5 @@ RECIPES = (
     | _MIXTURES
     | _PRUNED
     | _LEARNED
-    | {_W8A8.name: _W8A8}
+    | {_W8A8.name: _W8A8, _STATIC.name: _STATIC}
 )

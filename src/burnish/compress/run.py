@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from burnish.compress.calibration import Calibration
-from burnish.compress.chain import decoder_chain, encoder_chain
+from burnish.compress.chain import Chain, decoder_chain
 from burnish.compress.journal import Journal
 from burnish.compress.mixed import choose, measure, measure_together
 from burnish.compress.passes.whole import Changed, Material, WholePass
@@ -17,7 +17,6 @@ from burnish.compress.walk import check_data, compress
 from burnish.core.errors import BadSettings
 from burnish.core.records import LayerRecord
 from burnish.models.decoder import Decoder
-from burnish.models.encoder import Encoder
 
 Progress = Callable[[int, int], None]
 """(steps or layers done, in all)"""
@@ -53,34 +52,42 @@ def apply(
     return Changed(changed.decoder, changed.records + tuple(records))
 
 
-def apply_to_encoder(
-    encoder: Encoder,
+def apply_to_chain(
+    chain: Chain,
     recipe: Recipe,
     calibration: Calibration | None = None,
     *,
     journal: Journal | None = None,
     progress: Progress | None = None,
 ) -> tuple[LayerRecord, ...]:
-    """Compress an encoder where it lies. As ``apply``; only passes that go layer by layer can be applied."""
-    check_encoder(encoder, recipe, has_data=calibration is not None)
+    """Compress an encoder, or a network for images, where it lies; only passes that go layer by layer can be applied.
+
+    As ``apply``.
+    """
+    check_chain(chain, recipe, has_data=calibration is not None)
     data = calibration if recipe.needs.data else None
-    return tuple(compress(encoder_chain(encoder), recipe, data, journal=journal, progress=progress))
+    return tuple(compress(chain, recipe, data, journal=journal, progress=progress))
 
 
-def check_encoder(encoder: Encoder, recipe: Recipe, *, has_data: bool) -> None:
-    """Raise ``BadSettings`` when the recipe cannot be applied to an encoder; nothing is changed."""
+def check_chain(chain: Chain, recipe: Recipe, *, has_data: bool) -> None:
+    """Raise ``BadSettings`` when the recipe cannot be applied layer by layer; nothing is changed."""
     check_data(recipe, has_data=has_data)
     if recipe.whole or recipe.average_bits is not None:
         what = pass_name(recipe.whole[0]) if recipe.whole else "average_bits"
         raise BadSettings(f"recipe {recipe.name!r}: {what} knows decoders only", remedy="Use a recipe without it")
     for step in recipe.passes:
-        for name, layer in encoder_chain(encoder).layers.items():
+        for name, layer in chain.layers.items():
             step.check(name, layer)
 
 
 def check(decoder: Decoder, recipe: Recipe, *, has_data: bool) -> None:
     """Raise ``BadSettings`` when the recipe cannot be applied; nothing is changed."""
     check_data(recipe, has_data=has_data)
+    if recipe.is_static:
+        raise BadSettings(
+            f"recipe {recipe.name!r}: a decoder's inputs are rounded row by row when it runs, not beforehand",
+            remedy="Use int8-w8a8-smoothquant",
+        )
     for step in recipe.passes:
         for name, layer in decoder_chain(decoder).layers.items():
             step.check(name, layer)

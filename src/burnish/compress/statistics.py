@@ -3,6 +3,7 @@
 Shapes: S samples, T tokens of a sample, E hidden width, I inputs of a layer, R rows kept.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -37,16 +38,29 @@ class Inputs:
     num_rows: int
     absolute: Tensor  # (I,) mean of |x|
     square: Tensor  # (I,) mean of x²
-    largest: Tensor  # (I,) maximum of |x|
+    lowest: Tensor  # (I,) minimum of x
+    highest: Tensor  # (I,) maximum of x
     second_moment: Tensor | None = None  # (I, I) mean of x xᵀ, when asked for
     rows: Tensor | None = None  # (R, I) some of the rows, evenly spread, when asked for
+
+    @property
+    def largest(self) -> Tensor:
+        """Maximum of |x|, (I,)."""
+        return torch.maximum(-self.lowest, self.highest)
 
 
 def batches(part: Part, hidden: Tensor) -> Iterator[Tensor]:
     """As many samples at a time as keep what the layers give out small."""
     widest = max(max(layer.in_features, layer.out_features) for layer in part.layers.values())
-    at_once = max(1, NUMBERS_AT_ONCE // (hidden.shape[1] * widest))
+    at_once = max(1, NUMBERS_AT_ONCE // (rows_per_sample(hidden) * widest))
     return iter(torch.split(hidden, at_once))
+
+
+def rows_per_sample(hidden: Tensor) -> int:
+    """Tokens of (S, T, E), places of (S, C, H, W), one of (S, E)."""
+    if hidden.dim() == 4:
+        return hidden.shape[2] * hidden.shape[3]
+    return math.prod(hidden.shape[1:-1])
 
 
 def observe(part: Part, flow: Flow, *, second_moment: bool = False, num_rows: int = 0) -> dict[str, Inputs]:
@@ -54,7 +68,7 @@ def observe(part: Part, flow: Flow, *, second_moment: bool = False, num_rows: in
 
     ``num_rows``: how many rows to keep, at most.
     """
-    total = flow.hidden.shape[0] * flow.hidden.shape[1]
+    total = len(flow.hidden) * rows_per_sample(flow.hidden)
     watches = [
         (shared.layers, _Watch(second_moment, -(-total // num_rows) if num_rows else 0)) for shared in part.inputs
     ]
@@ -84,13 +98,14 @@ class _Watch:
     def __init__(self, second_moment: bool, every: int) -> None:
         self._wants_moment, self._every = second_moment, every
         self._count, self._kept = 0, list[Tensor]()
-        self._absolute = self._square = self._largest = self._moment = torch.zeros(())
+        self._absolute = self._square = self._moment = torch.zeros(())
+        self._lowest, self._highest = torch.tensor(torch.inf), torch.tensor(-torch.inf)
 
     def see(self, x: Tensor) -> None:
         """Rows (R, I) on their way into the layer."""
         self._absolute = self._absolute + x.abs().sum(0)
         self._square = self._square + x.square().sum(0)
-        self._largest = torch.maximum(self._largest, x.abs().amax(0))
+        self._lowest, self._highest = torch.minimum(self._lowest, x.amin(0)), torch.maximum(self._highest, x.amax(0))
         if self._wants_moment:
             self._moment = x.T @ x if self._count == 0 else self._moment.addmm_(x.T, x)
         if self._every:
@@ -103,7 +118,8 @@ class _Watch:
             num_rows=self._count,
             absolute=self._absolute / self._count,
             square=self._square / self._count,
-            largest=self._largest,
+            lowest=self._lowest,
+            highest=self._highest,
             second_moment=self._moment.div_(self._count) if self._wants_moment else None,
             rows=torch.cat(self._kept) if self._every else None,
         )

@@ -50,7 +50,7 @@ def compress(
             if progress is not None:
                 progress(len({one.name for one in (*records, *fresh)}), total)
         if flow is not None:
-            flow = _next(part, flow) if part is not chain.parts[-1] else None
+            flow = _next(chain, number, flow) if part is not chain.parts[-1] else None
         if journal is not None:
             journal.save(number, part, fresh, flow)
         records += fresh
@@ -88,6 +88,9 @@ def _begin(chain: Chain, calibration: Calibration, recipe: Recipe) -> Flow:
     return Flow(hidden=hidden, original=hidden if recipe.needs.original else None)
 
 
-def _next(part: Part, flow: Flow) -> Flow:
-    """The data behind a part that is finished."""
-    return Flow(hidden=through(part, flow.hidden), original=flow.wanted)
+def _next(chain: Chain, number: int, flow: Flow) -> Flow:
+    """The data behind a part that is finished, at the door of the next."""
+    if chain.door is None:
+        return Flow(hidden=through(chain.parts[number], flow.hidden), original=flow.wanted)
+    hidden = chain.door(number + 1)
+    return Flow(hidden=hidden, original=None if flow.original is None else hidden)

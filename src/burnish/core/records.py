@@ -26,9 +26,11 @@ class LayerRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationRecord:
-    """The data a model was compressed with: ``samples`` pieces of ``length`` tokens, drawn by ``seed``."""
+    """The data a model was compressed with: ``samples`` pieces of ``length`` tokens, or images of length 1, drawn by
+    ``seed``.
+    """
 
-    sha256: str  # of all tokens of the text, int64
+    sha256: str  # of all tokens of the text, int64; of the file of images
     samples: int
     length: int
     seed: int

@@ -13,7 +13,7 @@ from burnish.core.errors import BadCheckpoint, UnknownFamily
 from burnish.models.encoder import Encoder, EncoderConfig, Pooling
 from burnish.models.families import Module
 from burnish.models.formats.foreign import Foreign
-from burnish.models.formats.quantization_config import read_assignment, write_quantization
+from burnish.models.formats.quantization_config import read_assignment, read_static, write_quantization
 from burnish.models.raw_config import Raw, number, read_json, size, wrong
 from burnish.models.tensor_files import SHARD_BYTES, TensorFolder, write_tensors
 from burnish.models.tensor_names import find_tensor, linears, targets
@@ -165,13 +165,17 @@ def _store_formats(encoder: Encoder, raw: Raw) -> None:
     if raw.get("quantization_config") is None:
         return
     named = linears(encoder, BERT)
-    assignment = read_assignment(raw["quantization_config"], [name.theirs for name in named])
+    names = [name.theirs for name in named]
+    assignment = read_assignment(raw["quantization_config"], names, may_be_static=True)
+    static = read_static(raw["quantization_config"], names)
     for name, layer in named:
         stored = assignment[name]
         if isinstance(stored, Foreign):
             raise BadCheckpoint(f"{name} is stored in another tool's format", remedy="Compress it with burnish")
         layout = stored.layout(layer.out_features, layer.in_features)
         layer.store(stored, {key: torch.empty(spec.shape, dtype=spec.dtype) for key, spec in layout.items()})
+        if name in static:
+            layer.round_inputs(torch.empty(1), torch.empty(1, dtype=torch.int8))
 
 
 def save_encoder(
@@ -181,8 +185,12 @@ def save_encoder(
     encoder = loaded.encoder
     raw = {key: value for key, value in loaded.raw_config.items() if key not in ("quantization_config", "dtype")}
     raw |= {"architectures": ["BertModel"], "torch_dtype": str(dtype).removeprefix("torch.")}
-    assignment = {name.theirs: name.layer.format for name in linears(encoder, BERT)}
-    quantization = write_quantization(assignment, int8_activations=int8_activations)
+    named = linears(encoder, BERT)
+    quantization = write_quantization(
+        {name.theirs: name.layer.format for name in named},
+        int8_activations=int8_activations,
+        static=frozenset(name.theirs for name in named if name.layer.input_scale is not None),
+    )
     if quantization is not None:
         # transformers makes a pooler of its own, which must not be looked for among the stored weights
         raw["quantization_config"] = quantization | {"ignore": [*quantization["ignore"], "pooler.dense"]}

@@ -10,6 +10,9 @@ from torch import Tensor
 from burnish.models.decoder import Decoder
 from burnish.models.encoder import Encoder
 from burnish.models.layers.attention import Attend, AttentionRule, causal_attend
+from burnish.models.vision import VisionModel
+
+BYTES = 256  # values of a pixel
 
 
 @torch.inference_mode()
@@ -28,6 +31,16 @@ def embeddings_of(encoder: Encoder, prompts: Sequence[Sequence[int]]) -> NDArray
     """The embedding of every prompt -> (prompts, E)."""
     embeddings: NDArray[np.float32] = encoder.embed(prompts).numpy()
     return embeddings
+
+
+@torch.inference_mode()
+def image_logits(vision: VisionModel, prompts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    """Logits of an image per prompt, whose low bytes are its pixels, again and again -> (prompts, K)."""
+    config = vision.config
+    shape = (config.channels, config.image_size, config.image_size)
+    images = [np.resize((np.array(prompt) % BYTES).astype(np.uint8), shape) for prompt in prompts]
+    logits: NDArray[np.float32] = vision(vision.prepare(torch.from_numpy(np.stack(images)))).numpy()
+    return logits
 
 
 def _apart(lengths: list[int]) -> Attend:

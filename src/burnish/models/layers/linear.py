@@ -40,7 +40,8 @@ class Linear(nn.Module):
         scale, zero = self.input_scale, self.input_zero_point
         if scale is None or zero is None:
             return x
-        return ((x / scale).round() + zero).clamp(-128, 127).sub(zero) * scale
+        steps: Tensor = ((x / scale).round() + zero).clamp(-128, 127).sub(zero) * scale
+        return x + (steps - x).detach() if x.requires_grad else steps  # learning passes straight through
 
     def dense_weight(self) -> Tensor:
         """The weight as float32 (O, I); a stored integer weight is unpacked anew, so that memory holds one."""

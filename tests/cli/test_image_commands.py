@@ -1,0 +1,111 @@
+"""A network for images through the commands: compressed, measured, exported, refused where it must be."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from burnish.assemble import load_checked_vision
+from burnish.core.errors import VerificationFailed
+from burnish.models.vision_checkpoint import load_vision
+from burnish.registry.artifact import read_manifest
+from tests.cli.conftest import Run
+from tests.images import CifarNet, seeded
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state dictionary of torch, as a training leaves it."""
+    path = tmp_path_factory.mktemp("models") / "net.th"
+    torch.save({"state_dict": seeded(CifarNet(widths=(16, 32), channels=1)).state_dict()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory, network: Path) -> Path:
+    """Blurred noise, with the classes the network itself finds in it."""
+    noise = torch.rand(160, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    pixels = (torch.nn.functional.avg_pool2d(noise, 3, 1, 1) * 255).to(torch.uint8)
+    vision = load_vision(network).vision
+    with torch.no_grad():
+        labels = vision(vision.prepare(pixels)).argmax(1)
+    file = tmp_path_factory.mktemp("images") / "digits.npz"
+    np.savez(file, images=pixels.numpy(), labels=labels.numpy())
+    return file
+
+
+@pytest.mark.parametrize("recipe", ["int8", "int8-gptq", "int8-w8a8-static", "sparsegpt-50", "int4-autoround-g32"])
+def test_a_network_is_compressed_and_measured(
+    burnish: Run, network: Path, digits: Path, tmp_path: Path, recipe: str
+) -> None:
+    data = () if recipe == "int8" else ("--calibration", digits)
+    made = burnish("compress", network, tmp_path / "x", "--recipe", recipe, *data, "--json")
+    if recipe == "int4-autoround-g32":
+        assert made.code == 2
+        assert "stem.matrix has 9 inputs, no whole number of groups" in made.err
+        assert not (tmp_path / "x").exists()
+        return
+    assert made.json["num_layers"] == 6
+    manifest = read_manifest(tmp_path / "x")
+    assert manifest is not None
+    assert manifest.recipe == recipe
+    assert len(manifest.golden.rows) == 4
+    assert (manifest.calibration is None) == (recipe == "int8")
+    words = ("quality", tmp_path / "x", "--against", network, "--data", digits)
+    found = burnish(*words, "--json").json
+    assert found["num_images"] == 160
+    assert found["parent_accuracy"]["value"] == 1.0, "the labels are the parent's own answers"
+    assert found["accuracy"]["value"] == found["agreement"]["value"]
+    assert found["accuracy"]["value"] > (0.5 if recipe == "sparsegpt-50" else 0.9)
+    assert found["num_won"] == 0
+    assert found["kl"]["low"] <= found["kl"]["value"] <= found["kl"]["high"]
+    assert "same likeliest class" in burnish(*words).out
+
+
+def test_what_is_stored_rounds_its_inputs(burnish: Run, network: Path, digits: Path, tmp_path: Path) -> None:
+    burnish("compress", network, tmp_path / "x", "--recipe", "int8-w8a8-static", "--calibration", digits)
+    vision = load_checked_vision(tmp_path / "x").vision
+    assert vision.stem.matrix.input_scale is not None
+    assert vision.stem.matrix.format.name == "int8"
+    assert vision.head.input_zero_point is not None
+    whole = load_vision(network).vision
+    x = vision.prepare(torch.from_numpy(np.load(digits)["images"]))
+    with torch.no_grad():
+        assert not torch.equal(vision(x), whole(x))
+
+
+def test_a_network_that_is_not_what_its_manifest_says_is_refused(burnish: Run, network: Path, tmp_path: Path) -> None:
+    burnish("compress", network, tmp_path / "x", "--recipe", "int8")
+    vision = load_vision(tmp_path / "x").vision
+    file = tmp_path / "x" / "model.safetensors"
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(file)
+    tensors["blocks.0.convs.0.matrix.weight_scale"] = tensors["blocks.0.convs.0.matrix.weight_scale"].flip(0)
+    assert vision.config.num_classes == 10
+    save_file(tensors, file)
+    with pytest.raises(VerificationFailed, match="golden"):
+        load_checked_vision(tmp_path / "x")
+
+
+def test_bad_input_is_told_in_one_line(burnish: Run, network: Path, digits: Path, tmp_path: Path) -> None:
+    few, grey = tmp_path / "few.npz", tmp_path / "colour.npz"
+    np.savez(few, images=np.zeros((9, 1, 16, 16), np.uint8))
+    np.savez(grey, images=np.zeros((200, 3, 16, 16), np.uint8))
+    out = tmp_path / "out"
+    for words, fault in (
+        (("compress", network, out, "--recipe", "int8-gptq", "--calibration", few), "holds 9 images, too few"),
+        (("compress", network, out, "--recipe", "int8-gptq", "--calibration", grey), "has 3 channels"),
+        (("compress", network, out, "--recipe", "int8-gptq"), "needs calibration data"),
+        (("compress", network, out, "--recipe", "shrink-25", "--calibration", digits), "shrink knows decoders only"),
+        (("compress", network, out, "--recipe", "int8-gptq", "--calibration", digits, "--memory", "1MB"), "of memory"),
+        (("quality", network, "--data", few), "9 images are too few"),
+        (("quality", network, "--against", network, "--data", grey), "images have 3 channels"),
+        (("quality", network, "--data", digits, "--max-loss", 0.1, "--against", network), "a network for images takes"),
+        (("compress", "builtin", out, "--recipe", "int8-w8a8-static", "--calibration", digits), "rounded row by row"),
+    ):
+        refused = burnish(*words)
+        assert refused.code == 2, refused.err
+        assert fault in " ".join(refused.err.split())
+        assert not out.exists()

@@ -1,0 +1,155 @@
+"""Any module of linear and convolutional layers goes through the same walk and the same passes."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from burnish.compress.calibration import Calibration
+from burnish.compress.chain import Chain
+from burnish.compress.journal import Journal
+from burnish.compress.module_chain import module_chain, wrap
+from burnish.compress.passes.static import LOWEST, STEPS, settle
+from burnish.compress.recipes import find_recipe
+from burnish.compress.run import apply_to_chain
+from burnish.compress.statistics import Inputs
+from burnish.core.errors import BadSettings
+from burnish.core.records import CalibrationRecord
+from burnish.models.layers.conv import Conv2d, Rows
+from tests.images import seeded
+
+RECORD = CalibrationRecord(sha256="0" * 64, samples=48, length=1, seed=0)
+
+
+class Branches(nn.Module):
+    """Two ways through an image that meet again; parts are registered in another order than they run in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(24, 5)
+        self.unused = nn.Linear(3, 3)
+        self.left = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+        self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.right = nn.Conv2d(16, 8, 1, stride=1)
+        self.stem = nn.Conv2d(3, 16, (3, 5), stride=2, padding=(1, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.stem(x))
+        left = functional.relu(self.depthwise(self.left(x)))
+        both = torch.cat([left, self.right(x)], 1)
+        out: Tensor = self.head(both.mean((2, 3)))
+        return out
+
+
+def images(count: int = 48) -> Tensor:
+    """Neighbouring pixels are alike, as in photographs."""
+    noise = torch.randn(count, 3, 20, 20, generator=torch.Generator().manual_seed(5))
+    return functional.avg_pool2d(noise, 5, 1, 2) * 4
+
+
+def data() -> Calibration:
+    return Calibration(tokens=images(), text=torch.empty(0, dtype=torch.int64), record=RECORD)
+
+
+@pytest.fixture
+def parent() -> nn.Module:
+    return wrap(seeded(Branches())).eval()
+
+
+def chain(module: nn.Module) -> Chain:
+    return module_chain(module, images(1))
+
+
+def test_wrapping_changes_nothing_but_the_layers() -> None:
+    plain = seeded(Branches()).eval()
+    wrapped = wrap(copy.deepcopy(plain))
+    torch.testing.assert_close(wrapped(images()), plain(images()))
+    assert isinstance(wrapped.get_submodule("stem"), Conv2d)
+    assert isinstance(wrapped.get_submodule("head"), Rows)
+    assert isinstance(wrapped.get_submodule("depthwise"), nn.Conv2d), "groups stay what they are"
+
+
+def test_parts_follow_one_another_as_they_run(parent: nn.Module) -> None:
+    assert list(chain(parent).layers) == ["stem.matrix", "left.matrix", "right.matrix", "head.matrix"]
+
+
+def change(recipe: str, parent: nn.Module) -> float:
+    module, asked = copy.deepcopy(parent), find_recipe(recipe)
+    records = apply_to_chain(chain(module), asked, data() if asked.needs.data else None)
+    assert {record.name for record in records} == set(chain(parent).layers)
+    fresh = images(96)[48:]
+    with torch.no_grad():
+        return float((module(fresh) - parent(fresh)).norm() / parent(fresh).norm())
+
+
+def test_every_pass_works_on_it_and_better_ones_lose_less(parent: nn.Module) -> None:
+    lost = {name: change(name, parent) for name in ("int8", "int8-gptq", "int8-w8a8-static", "magnitude-50")}
+    lost |= {name: change(name, parent) for name in ("sparsegpt-50", "wanda-50")}
+    assert lost["int8"] < 0.02
+    assert lost["int8-w8a8-static"] < 0.05
+    assert lost["int8"] < lost["int8-w8a8-static"]
+    assert lost["sparsegpt-50"] < lost["wanda-50"]
+
+
+def test_a_layer_is_fed_by_those_before_it_as_they_are_now(parent: nn.Module) -> None:
+    parts = chain(parent)
+    first = parts.begin(images())
+    assert torch.equal(first, images())
+    assert parts.door is not None
+    before = parts.door(1)
+    parts.layers["stem.matrix"].weight.data.zero_()
+    assert not torch.equal(parts.door(1), before)
+
+
+def test_a_killed_run_ends_as_one_that_was_not(parent: nn.Module, tmp_path: Path) -> None:
+    whole, killed, resumed = (copy.deepcopy(parent) for _ in range(3))
+    asked = find_recipe("int8-w8a8-static")
+    apply_to_chain(chain(whole), asked, data())
+
+    class Killed(Exception):
+        pass
+
+    def kill(done: int, _: int) -> None:
+        if done == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        apply_to_chain(chain(killed), asked, data(), journal=Journal(tmp_path / "x", {}), progress=kill)
+    apply_to_chain(chain(resumed), asked, data(), journal=Journal(tmp_path / "x", {}))
+    expected = whole.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in resumed.state_dict().items())
+    assert resumed.state_dict().keys() == expected.keys()
+    assert "stem.matrix.input_scale" in expected
+
+
+def test_what_works_on_whole_decoders_is_refused(parent: nn.Module) -> None:
+    with pytest.raises(BadSettings, match="shrink knows decoders only"):
+        apply_to_chain(chain(parent), find_recipe("shrink-25"), data())
+
+
+def seen(rows: Tensor) -> Inputs:
+    return Inputs(
+        num_rows=len(rows),
+        absolute=rows.abs().mean(0),
+        square=rows.square().mean(0),
+        lowest=rows.amin(0),
+        highest=rows.amax(0),
+        rows=rows,
+    )
+
+
+def test_steps_hold_zero_and_cut_off_what_stands_alone() -> None:
+    rows = torch.rand(512, 8, generator=torch.Generator().manual_seed(0)) * 4
+    scale, zero = settle(seen(rows))
+    assert float(scale) == pytest.approx(4 / STEPS, rel=0.1)
+    assert int(zero) == LOWEST, "nothing is below zero"
+    many = torch.rand(25_000, 8, generator=torch.Generator().manual_seed(0)) * 4
+    many[0, 0] = 5.0
+    cut, _ = settle(seen(many))
+    assert float(cut) < 4.5 / STEPS, "one value of thousands does not widen the steps of all"
+    scale, zero = settle(seen(torch.zeros(4, 2)))
+    assert float(scale) > 0
+    assert int(zero) == LOWEST
