@@ -57,7 +57,7 @@ def test_a_word_piece_tokenizer_reads_whole_texts(encoder_folder: Path) -> None:
     assert tokenizer.decode(tokens) == "redcat oldfox newdog wethen"
 
 
-@pytest.mark.parametrize("recipe", ["int8", "int4-gptq-g64", "int8-w8a8-smoothquant", "wanda-50"])
+@pytest.mark.parametrize("recipe", ["int8", "int4-gptq-g64", "int8-w8a8-smoothquant", "int8-w8a8-static", "wanda-50"])
 def test_compressed_measured_and_opened_by_transformers(
     burnish: Run, encoder_folder: Path, sentences: Path, tmp_path: Path, recipe: str
 ) -> None:

@@ -83,7 +83,9 @@ def test_what_is_folded_stays_the_same_function() -> None:
     assert (encoder.embed(TEXTS) - before).abs().max() < 1e-10
 
 
-@pytest.mark.parametrize("recipe", ["int8", "int8-w8a8-smoothquant", "int4-gptq-g64", "wanda-50", "int4-awq-g32"])
+@pytest.mark.parametrize(
+    "recipe", ["int8", "int8-w8a8-smoothquant", "int8-w8a8-static", "int4-gptq-g64", "wanda-50", "int4-awq-g32"]
+)
 def test_transformers_opens_what_was_stored(parent: LoadedEncoder, tmp_path: Path, recipe: str) -> None:
     encoder = compressed(parent, recipe)
     int8 = find_recipe(recipe).activations == "int8"
@@ -100,4 +102,10 @@ def test_transformers_opens_what_was_stored(parent: LoadedEncoder, tmp_path: Pat
     rows = torch.stack([rows_of(theirs, text).mean(0) for text in TEXTS])
     apart = (rows - again.embed(TEXTS)).abs().max() / rows.std()
     # inputs of eight bits, which it rounds and our reference does not, are seen and small
+    if find_recipe(recipe).is_static:  # on the same steps; what lies between two may fall either way
+        assert apart < 0.01
+        for layer in encoder_chain(again).layers.values():
+            layer.input_scale = None
+        assert apart < 0.5 * (rows - again.embed(TEXTS)).abs().max() / rows.std()
+        return
     assert (1e-4 < apart < 0.1) if int8 else (apart < 1e-4)

@@ -97,6 +97,6 @@ def test_bytes_times_bytes_do_not_saturate(folder: Path, tmp_path: Path) -> None
 
 
 def test_a_decoder_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadSettings, match="is no encoder; --to onnx writes no other models"):
+    with pytest.raises(BadSettings, match="is neither an encoder nor a network for images; --to onnx writes no other"):
         write_export(tiny_folder, tmp_path / "out.onnx", "onnx", silent)
     assert not (tmp_path / "out.onnx").exists()

@@ -33,7 +33,7 @@ class Linear(nn.Module):
 
     def round_inputs(self, scale: Tensor, zero_point: Tensor) -> None:
         """From now on x counts as ``(code - zero_point) * scale``, codes being -128 to 127; both are (1,)."""
-        self.input_scale, self.input_zero_point = scale.float(), zero_point.to(torch.int8)
+        self.input_scale, self.input_zero_point = scale.float().clone(), zero_point.to(torch.int8).clone()
 
     def rounded(self, x: Tensor) -> Tensor:
         """x (R, I) as this layer takes it."""
