@@ -98,7 +98,10 @@ def test_bad_input_is_told_in_one_line(burnish: Run, network: Path, digits: Path
         (("compress", network, out, "--recipe", "int8-gptq", "--calibration", few), "holds 9 images, too few"),
         (("compress", network, out, "--recipe", "int8-gptq", "--calibration", grey), "has 3 channels"),
         (("compress", network, out, "--recipe", "int8-gptq"), "needs calibration data"),
-        (("compress", network, out, "--recipe", "shrink-25", "--calibration", digits), "shrink knows decoders only"),
+        (
+            ("compress", network, out, "--recipe", "shrink-25", "--calibration", digits),
+            "shrink knows other models only",
+        ),
         (("compress", network, out, "--recipe", "int8-gptq", "--calibration", digits, "--memory", "1MB"), "of memory"),
         (("quality", network, "--data", few), "9 images are too few"),
         (("quality", network, "--against", network, "--data", grey), "images have 3 channels"),
@@ -109,3 +112,19 @@ def test_bad_input_is_told_in_one_line(burnish: Run, network: Path, digits: Path
         assert refused.code == 2, refused.err
         assert fault in " ".join(refused.err.split())
         assert not out.exists()
+
+
+def test_a_network_is_shrunk_taught_and_rounded(burnish: Run, network: Path, digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(
+        '[[pass]]\nname = "channels"\nshare = 0.5\n[[pass]]\nname = "relearn"\nsteps = 30\n'
+        '[[pass]]\nname = "static"\n[[pass]]\nname = "gptq"\nformats = ["int8"]\n'
+    )
+    words = ("compress", network, tmp_path / "x", "--recipe", tmp_path / "r.toml", "--calibration", digits)
+    made = burnish(*words, "--samples", 120, "--json").json
+    vision = load_checked_vision(tmp_path / "x").vision
+    assert [stage.inner for stage in vision.config.stages] == [8, 16]
+    assert made["bytes_after"] < 0.3 * made["bytes_before"]
+    found = burnish("quality", tmp_path / "x", "--against", network, "--data", digits, "--json").json
+    assert found["agreement"]["value"] > 0.5
+    refused = burnish("compress", "builtin", tmp_path / "y", "--recipe", "channels-25", "--calibration", digits)
+    assert "channels knows other models only" in refused.err

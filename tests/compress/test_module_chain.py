@@ -126,7 +126,7 @@ def test_a_killed_run_ends_as_one_that_was_not(parent: nn.Module, tmp_path: Path
 
 
 def test_what_works_on_whole_decoders_is_refused(parent: nn.Module) -> None:
-    with pytest.raises(BadSettings, match="shrink knows decoders only"):
+    with pytest.raises(BadSettings, match="shrink knows other models only"):
         apply_to_chain(chain(parent), find_recipe("shrink-25"), data())
 
 

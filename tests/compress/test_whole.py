@@ -120,7 +120,7 @@ def test_a_format_that_will_not_fit_the_shrunk_model_is_told_before_it_is_taught
 
 def test_a_model_that_is_no_decoder_cannot_be_shrunk() -> None:
     chain = decoder_chain(tiny_decoder())
-    with pytest.raises(BadSettings, match="shrink works on decoders only"):
+    with pytest.raises(BadSettings, match="shrink works on whole models"):
         compress(chain, find_recipe("shrink-25"), spoken(tiny_decoder()))
 
 

@@ -28,6 +28,7 @@ def recipes(json: AsJson = False) -> None:
         print_json({"recipes": listed})
         return
     table = Table("recipe", "calibration", "what it does")
+    table.columns[0].no_wrap = True
     for one in listed:
         table.add_row(one.name, "needed" if one.needs_calibration else "", one.about)
     out.print(table)

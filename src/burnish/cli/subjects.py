@@ -1,5 +1,6 @@
 """What can be compressed: a decoder, an encoder, a network for images; each with its data and its passes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -14,7 +15,15 @@ from burnish.compress.journal import Journal
 from burnish.compress.memory import DataSize, image_size, text_size
 from burnish.compress.module_chain import module_chain
 from burnish.compress.recipe import Recipe
-from burnish.compress.run import Progress, apply, apply_to_chain, check, check_chain
+from burnish.compress.run import (
+    Progress,
+    apply,
+    apply_to_chain,
+    apply_to_network,
+    check,
+    check_chain,
+    check_network,
+)
 from burnish.core.records import LayerRecord
 from burnish.models.checkpoint import Loaded, with_decoder
 from burnish.models.encoder_checkpoint import LoadedEncoder
@@ -131,14 +140,13 @@ class ImageSubject:
     has_perplexity = False
 
     def __init__(self, loaded: LoadedVision) -> None:
-        self._loaded, self.model = loaded, loaded.vision
-        config = loaded.vision.config
-        sample = torch.zeros(1, config.channels, config.image_size, config.image_size)
-        self.chain = module_chain(loaded.vision, sample)
+        self.model, config = loaded.vision, loaded.vision.config
+        self._sample = torch.zeros(1, config.channels, config.image_size, config.image_size)
+        self.chain = module_chain(loaded.vision, self._sample)
 
     def check(self, recipe: Recipe, *, has_data: bool) -> None:
         """As ``Subject``."""
-        check_chain(self.chain, recipe, has_data=has_data)
+        check_network(self.model, recipe, has_data=has_data)
 
     def read(self, path: Path, sampling: CalibrationConfig) -> Calibration:
         """Images, as the network takes them."""
@@ -150,8 +158,13 @@ class ImageSubject:
 
     def apply(self, recipe: Recipe, data: Calibration | None, journal: Journal | None, progress: Progress) -> Made:
         """As ``Subject``."""
-        records = apply_to_chain(self.chain, recipe, data, journal=journal, progress=progress)
-        return Made(self._loaded, records)
+        vision = apply_to_network(self.model, recipe, data)
+        chain = self.chain if vision is self.model else module_chain(vision, self._sample)
+        if not recipe.walked:
+            return Made(LoadedVision(vision), ())
+        rest = replace(recipe, passes=recipe.walked)
+        given = data if rest.needs.data else None
+        return Made(LoadedVision(vision), apply_to_chain(chain, rest, given, journal=journal, progress=progress))
 
 
 class _Bounds(NamedTuple):

@@ -91,8 +91,9 @@ def split(tokens: Tensor, length: int, *, share: float = 0.05) -> Text:
     return Text(tokens[:-held_out], tokens[-held_out:])
 
 
-def training_bytes(decoder: Decoder, config: DistillConfig) -> int:
+def training_bytes(decoder: nn.Module, config: DistillConfig) -> int:
     """What training a student of that size takes: weights, gradients, two moments, and what a step keeps."""
+    assert isinstance(decoder, Decoder)
     shape = decoder.config
     weights = sum(parameter.numel() for parameter in decoder.parameters())
     of_row = 8 * shape.vocab_size + shape.num_layers * (12 * shape.hidden_size + 6 * shape.inner_size)

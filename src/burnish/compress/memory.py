@@ -13,7 +13,6 @@ from burnish.compress.fold import STORED
 from burnish.compress.recipe import Recipe
 from burnish.compress.statistics import NUMBERS_AT_ONCE, rows_per_sample
 from burnish.core.errors import BadSettings
-from burnish.models.decoder import Decoder
 from burnish.models.layers.linear import Linear
 
 FLOAT = 4  # bytes
@@ -81,9 +80,7 @@ def plan_memory(chain: Chain, model: nn.Module, recipe: Recipe, size: DataSize) 
     working = WEIGHT_COPIES * largest + batch
     if recipe.needs.original:  # all layers of a part learn together
         working += LEARNED_COPIES * max(sum(map(_num_weights, part.layers.values())) for part in chain.parts)
-    training = 0
-    if isinstance(model, Decoder):
-        training = max((step.memory_bytes(model) for step in recipe.whole), default=0)
+    training = max((step.memory_bytes(model) for step in recipe.whole), default=0)
     return MemoryPlan(tables, finished, data, statistics, FLOAT * working, training, proof=tables + finished)
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 from burnish.compress.passes.autoround import AutoRound
 from burnish.compress.passes.awq import ActivationAwareScaling
 from burnish.compress.passes.base import Needs, Pass, RoundingPass
+from burnish.compress.passes.channels import Relearn, ShrinkChannels
 from burnish.compress.passes.choice import EIGHT_BITS
 from burnish.compress.passes.distill import Distill
 from burnish.compress.passes.gptq import Gptq
@@ -27,6 +28,8 @@ from burnish.models.formats.table import integer_format
 PASSES: dict[str, type[Pass] | type[WholePass]] = {
     "shrink": Shrink,
     "distill": Distill,
+    "channels": ShrinkChannels,
+    "relearn": Relearn,
     "magnitude": MagnitudePruning,
     "wanda": Wanda,
     "sparsegpt": SparseGpt,
@@ -104,7 +107,7 @@ class Recipe:
         if isinstance(step, WholePass) and step.learns and not step.stores and not before:
             raise BadSettings(
                 f"recipe {self.name!r}: {pass_name(step)} has nothing to teach, the student is its teacher still",
-                remedy="Put shrink before it",
+                remedy="Put shrink, or channels, before it",
             )
 
     def settled(self, formats: Mapping[str, str]) -> "Recipe":

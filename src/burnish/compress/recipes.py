@@ -6,6 +6,7 @@ from pathlib import Path
 from burnish.compress.passes.autoround import AutoRound
 from burnish.compress.passes.awq import ActivationAwareScaling
 from burnish.compress.passes.base import Pass
+from burnish.compress.passes.channels import Relearn, ShrinkChannels
 from burnish.compress.passes.choice import FormatChoice
 from burnish.compress.passes.distill import Distill
 from burnish.compress.passes.gptq import Gptq
@@ -116,6 +117,26 @@ _LEARNED = {
         ),
     )
 }
+_NETWORKS = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            "channels-25",
+            "images: a quarter of the channels inside of blocks go, nothing learns",
+            (ShrinkChannels(share=0.25),),
+        ),
+        Recipe(
+            "channels-25-relearn",
+            "images: channels-25, then the rest learns from the network as it came",
+            (ShrinkChannels(share=0.25), Relearn()),
+        ),
+        Recipe(
+            "channels-25-relearn-int8",
+            "images: channels-25-relearn, then int8-w8a8-static",
+            (ShrinkChannels(share=0.25), Relearn(), StaticInputs(), Gptq(_choice("int8"))),
+        ),
+    )
+}
 _W8A8 = Recipe(
     "int8-w8a8-smoothquant",
     "eight bits for weights and inputs, outliers moved from the inputs to the weights, GPTQ",
@@ -137,5 +158,6 @@ RECIPES = (
     | _MIXTURES
     | _PRUNED
     | _LEARNED
+    | _NETWORKS
     | {_W8A8.name: _W8A8, _STATIC.name: _STATIC}
 )

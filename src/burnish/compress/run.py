@@ -1,6 +1,6 @@
 """A recipe applied to a decoder, from the first pass to the last."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -10,13 +10,15 @@ from burnish.compress.calibration import Calibration
 from burnish.compress.chain import Chain, decoder_chain
 from burnish.compress.journal import Journal
 from burnish.compress.mixed import choose, measure, measure_together
-from burnish.compress.passes.whole import Changed, Material, WholePass
+from burnish.compress.passes.whole import Changed, DecoderPass, Material, NetworkPass, WholePass
 from burnish.compress.recipe import Recipe, pass_name
 from burnish.compress.repair import repair
 from burnish.compress.walk import check_data, compress
 from burnish.core.errors import BadSettings
 from burnish.core.records import LayerRecord
 from burnish.models.decoder import Decoder
+from burnish.models.vision import VisionModel
+from burnish.models.vision_checkpoint import matrices
 
 Progress = Callable[[int, int], None]
 """(steps or layers done, in all)"""
@@ -39,6 +41,7 @@ def apply(
     changed = Changed(decoder)
     for number, step in enumerate(recipe.whole):
         assert calibration is not None
+        assert isinstance(step, DecoderPass)
         state = None if journal is None else journal.training(number)
         done = step.apply(changed.decoder, Material(decoder, calibration, state, progress))
         changed = Changed(done.decoder, changed.records + done.records)
@@ -72,12 +75,42 @@ def apply_to_chain(
 def check_chain(chain: Chain, recipe: Recipe, *, has_data: bool) -> None:
     """Raise ``BadSettings`` when the recipe cannot be applied layer by layer; nothing is changed."""
     check_data(recipe, has_data=has_data)
-    if recipe.whole or recipe.average_bits is not None:
-        what = pass_name(recipe.whole[0]) if recipe.whole else "average_bits"
-        raise BadSettings(f"recipe {recipe.name!r}: {what} knows decoders only", remedy="Use a recipe without it")
+    _refuse_whole(recipe, recipe.whole)
     for step in recipe.passes:
         for name, layer in chain.layers.items():
             step.check(name, layer)
+
+
+def apply_to_network(vision: VisionModel, recipe: Recipe, data: Calibration | None) -> VisionModel:
+    """What the passes over the whole network make of it, where it came as its teacher."""
+    made = vision
+    for step in recipe.whole:
+        assert isinstance(step, NetworkPass)
+        assert data is not None
+        made = step.apply(made, vision, data.tokens)
+    return made
+
+
+def check_network(vision: VisionModel, recipe: Recipe, *, has_data: bool) -> None:
+    """Raise ``BadSettings`` when the recipe cannot be applied to a network for images; nothing is changed."""
+    check_data(recipe, has_data=has_data)
+    _refuse_whole(recipe, [step for step in recipe.whole if not isinstance(step, NetworkPass)])
+    config, layers = vision.config, matrices(vision)
+    for step in recipe.passes:
+        for name, layer in layers.items():
+            step.check(name, layer)
+        if isinstance(step, NetworkPass) and (shape := step.shape(config)) != config:
+            config = shape
+            with torch.device("meta"):
+                layers = matrices(VisionModel(config))
+
+
+def _refuse_whole(recipe: Recipe, strange: Sequence[WholePass]) -> None:
+    """Raise ``BadSettings`` for a pass over whole models of another kind, or formats chosen for whole decoders."""
+    names = [pass_name(step) for step in strange]
+    names += ["average_bits"] if recipe.average_bits is not None else []
+    if names:
+        raise BadSettings(f"recipe {recipe.name!r}: {names[0]} knows other models only", remedy="Leave it out")
 
 
 def check(decoder: Decoder, recipe: Recipe, *, has_data: bool) -> None:
@@ -88,10 +121,13 @@ def check(decoder: Decoder, recipe: Recipe, *, has_data: bool) -> None:
             f"recipe {recipe.name!r}: a decoder's inputs are rounded row by row when it runs, not beforehand",
             remedy="Use int8-w8a8-smoothquant",
         )
+    strange = [step for step in recipe.whole if not isinstance(step, DecoderPass)]
+    if strange:
+        _refuse_whole(recipe, strange)
     for step in recipe.passes:
         for name, layer in decoder_chain(decoder).layers.items():
             step.check(name, layer)
-        if isinstance(step, WholePass) and (shape := step.shape(decoder.config)) != decoder.config:
+        if isinstance(step, DecoderPass) and (shape := step.shape(decoder.config)) != decoder.config:
             with torch.device("meta"):
                 decoder = Decoder(shape)
 

@@ -62,7 +62,7 @@ def check(chain: Chain, recipe: Recipe, *, has_data: bool) -> None:
     check_data(recipe, has_data=has_data)
     if recipe.whole:
         name = pass_name(recipe.whole[0])
-        raise BadSettings(f"recipe {recipe.name!r}: {name} works on decoders only", remedy="Leave that pass out")
+        raise BadSettings(f"recipe {recipe.name!r}: {name} works on whole models", remedy="Leave that pass out")
     for step in recipe.walked:
         for name, layer in chain.layers.items():
             step.check(name, layer)

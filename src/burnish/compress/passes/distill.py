@@ -7,12 +7,12 @@ from typing import ClassVar
 from torch import nn
 
 from burnish.compress.distill import Distillation, DistillConfig, split, training_bytes
-from burnish.compress.passes.whole import Changed, Material, WholePass
+from burnish.compress.passes.whole import Changed, DecoderPass, Material
 from burnish.models.decoder import Decoder
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distill(DistillConfig, WholePass):
+class Distill(DistillConfig, DecoderPass):
     """Teaches the decoder that the passes before it made."""
 
     learns: ClassVar[bool] = True
@@ -26,9 +26,9 @@ class Distill(DistillConfig, WholePass):
         teach(student, student, material, self)
         return Changed(student.requires_grad_(False))
 
-    def memory_bytes(self, decoder: Decoder) -> int:
+    def memory_bytes(self, model: nn.Module) -> int:
         """Student, gradients, the optimizer's two moments, and a step."""
-        return training_bytes(decoder, self)
+        return training_bytes(model, self)
 
 
 def teach(student: nn.Module, decoder: Decoder, material: Material, config: DistillConfig) -> None:

@@ -4,10 +4,12 @@ import copy
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from torch import nn
+
 from burnish.compress.distill import DistillConfig, training_bytes
 from burnish.compress.passes.choice import FormatChoice
 from burnish.compress.passes.distill import teach
-from burnish.compress.passes.whole import Changed, Material, WholePass
+from burnish.compress.passes.whole import Changed, DecoderPass, Material
 from burnish.compress.qat import Student
 from burnish.models.decoder import Decoder
 from burnish.models.formats.integer import IntegerFormat
@@ -17,7 +19,7 @@ INT4 = IntegerFormat("int4-g128", 4, 128)
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizationAwareTraining(DistillConfig, WholePass):
+class QuantizationAwareTraining(DistillConfig, DecoderPass):
     """Teaches the decoder, its weights seen rounded, by the model as it came. A low rate: it has learned before."""
 
     rate: float = 1e-4
@@ -38,6 +40,6 @@ class QuantizationAwareTraining(DistillConfig, WholePass):
         teach(student, decoder, material, self)
         return Changed(decoder, tuple(student.finish()))
 
-    def memory_bytes(self, decoder: Decoder) -> int:
+    def memory_bytes(self, model: nn.Module) -> int:
         """Student, gradients, the optimizer's two moments, and a step with every weight rounded."""
-        return 2 * training_bytes(decoder, self)
+        return 2 * training_bytes(model, self)

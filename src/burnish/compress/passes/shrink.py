@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import nn
+
 from burnish.compress.importance import by_activations, by_gradient
-from burnish.compress.passes.whole import Changed, Material, WholePass
+from burnish.compress.passes.whole import Changed, DecoderPass, Material
 from burnish.compress.shrink import Shrinkage, choose, shrunk_config, take
 from burnish.models.decoder import Decoder, DecoderConfig
 
@@ -12,7 +14,7 @@ FLOAT = 4  # bytes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shrink(Shrinkage, WholePass):
+class Shrink(Shrinkage, DecoderPass):
     """Takes the pieces that matter most. ``by``: what the data makes flow, or the loss's gradient."""
 
     by: Literal["activations", "gradient"] = "activations"
@@ -28,6 +30,6 @@ class Shrink(Shrinkage, WholePass):
         importance = measure(decoder, material.calibration.tokens)
         return Changed(take(decoder, target, choose(importance, decoder.config, target)))
 
-    def memory_bytes(self, decoder: Decoder) -> int:
+    def memory_bytes(self, model: nn.Module) -> int:
         """The smaller decoder is no larger than the one given."""
-        return FLOAT * sum(parameter.numel() for parameter in decoder.parameters())
+        return FLOAT * sum(parameter.numel() for parameter in model.parameters())

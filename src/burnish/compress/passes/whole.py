@@ -5,12 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
+from torch import Tensor, nn
+
 from burnish.compress.calibration import Calibration
 from burnish.compress.passes.base import Needs
 from burnish.compress.passes.choice import refuse_packed
 from burnish.core.records import LayerRecord
 from burnish.models.decoder import Decoder, DecoderConfig
 from burnish.models.layers.linear import Linear
+from burnish.models.vision import VisionConfig, VisionModel
 
 
 class Material(NamedTuple):
@@ -30,7 +33,7 @@ class Changed(NamedTuple):
 
 
 class WholePass(ABC):
-    """Makes one decoder of another."""
+    """Makes one model of another: a decoder, or a network for images."""
 
     needs: ClassVar[Needs] = Needs(data=True)
     learns: ClassVar[bool] = False
@@ -42,6 +45,26 @@ class WholePass(ABC):
         """Raise ``BadSettings`` when ``apply`` could not do its work on this layer."""
         refuse_packed(name, layer)
 
+    @abstractmethod
+    def memory_bytes(self, model: nn.Module) -> int:
+        """What it holds at most beside the model given."""
+
+
+class NetworkPass(WholePass):
+    """Makes one network for images of another."""
+
+    def shape(self, config: VisionConfig) -> VisionConfig:
+        """The sizes of what ``apply`` makes of a network of that configuration. Raises ``BadSettings``."""
+        return config
+
+    @abstractmethod
+    def apply(self, vision: VisionModel, teacher: VisionModel, images: Tensor) -> VisionModel:
+        """Return a changed network; the one given, and the teacher, stay as they are. ``images``: (S, C, H, W)."""
+
+
+class DecoderPass(WholePass):
+    """Makes one decoder of another."""
+
     def shape(self, config: DecoderConfig) -> DecoderConfig:
         """The sizes of what ``apply`` makes of a decoder of that configuration."""
         return config
@@ -49,7 +72,3 @@ class WholePass(ABC):
     @abstractmethod
     def apply(self, decoder: Decoder, material: Material) -> Changed:
         """Return a changed decoder; the one given, and the teacher, stay as they are. Raises ``BadSettings``."""
-
-    @abstractmethod
-    def memory_bytes(self, decoder: Decoder) -> int:
-        """What it holds at most beside the decoder given."""
