@@ -11,12 +11,13 @@ from torch.nn import functional
 from burnish.compress.calibration import Calibration
 from burnish.compress.chain import Chain
 from burnish.compress.journal import Journal
+from burnish.compress.module import compress_module
 from burnish.compress.module_chain import module_chain, wrap
 from burnish.compress.passes.static import LOWEST, STEPS, settle
 from burnish.compress.recipes import find_recipe
 from burnish.compress.run import apply_to_chain
 from burnish.compress.statistics import Inputs
-from burnish.core.errors import BadSettings
+from burnish.core.errors import BadRequest, BadSettings
 from burnish.core.records import CalibrationRecord
 from burnish.models.layers.conv import Conv2d, Rows
 from tests.images import seeded
@@ -153,3 +154,25 @@ def test_steps_hold_zero_and_cut_off_what_stands_alone() -> None:
     scale, zero = settle(seen(torch.zeros(4, 2)))
     assert float(scale) > 0
     assert int(zero) == LOWEST
+
+
+def test_a_module_is_compressed_by_one_call() -> None:
+    plain = seeded(Branches()).eval()
+    made = compress_module(copy.deepcopy(plain), "int8-w8a8-static", images())
+    assert [record.format for record in made.records] == ["int8"] * 4
+    with torch.no_grad():
+        apart = (made.module(images()) - plain(images())).norm() / plain(images()).norm()
+    assert 1e-4 < apart < 0.05
+    assert compress_module(nn.Linear(4, 3), "int8", torch.randn(2, 4)).records[0].name == "matrix"
+    for module, recipe, data, fault in (
+        (plain, "int8", images()[:0], "no sample"),
+        (nn.ReLU(), "int8", images(), "no linear"),
+        (plain, "int9", images(), "unknown recipe"),
+        (plain, "shrink-25", images(), "shrink knows other models only"),
+    ):
+        with pytest.raises(BadSettings, match=fault):
+            compress_module(copy.deepcopy(module), recipe, data)
+    broken = copy.deepcopy(plain)
+    broken.left.weight.data[0, 0, 0, 0] = torch.nan
+    with pytest.raises(BadRequest, match=r"left\.matrix holds infinities"):
+        compress_module(broken, "int8-gptq", images())

@@ -67,7 +67,7 @@ def _read_idx(path: Path) -> NDArray[Any]:
     numbers = np.frombuffer(data, kind, offset=4 + 4 * data[3])
     if len(numbers) != math.prod(sizes.tolist()):
         raise ValueError(f"it announces {math.prod(sizes.tolist())} numbers and holds {len(numbers)}")
-    return numbers.reshape(sizes.tolist())
+    return numbers.reshape(sizes.tolist()).copy()  # memory of its own, that may be written to
 
 
 def _checked(pixels: NDArray[Any], path: Path) -> NDArray[Any]:

@@ -1,0 +1,45 @@
+"""Any module of torch compressed where it lies: for networks that burnish has no file format for."""
+
+import hashlib
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from burnish.compress.calibration import Calibration
+from burnish.compress.module_chain import module_chain, wrap
+from burnish.compress.recipes import find_recipe
+from burnish.compress.run import Progress, apply_to_chain
+from burnish.core.errors import BadSettings
+from burnish.core.records import CalibrationRecord, LayerRecord
+
+
+class CompressedModule(NamedTuple):
+    """A module whose layers are packed, and what was done to each."""
+
+    module: nn.Module
+    records: tuple[LayerRecord, ...]
+
+
+def compress_module(
+    module: nn.Module, recipe: str, data: Tensor, *, progress: Progress | None = None
+) -> CompressedModule:
+    """Compress the linear and convolutional layers that ``data`` (S, ...), given to the module, reaches.
+
+    The module is changed: its layers are replaced by ours, which compute the same until they are packed. Layers with
+    groups, and those that are not reached, stay as they are. Raises ``BadSettings`` for a recipe that is unknown, works
+    on whole models, or does not fit a layer; ``BadRequest`` for weights that hold no numbers.
+    """
+    asked = find_recipe(recipe)
+    if not len(data):
+        raise BadSettings("data holds no sample", remedy="Give one or more samples as the module takes them")
+    module = wrap(module)
+    chain = module_chain(module, data[:1])
+    if not chain.parts:
+        raise BadSettings("the module has no linear or convolutional layer that data reaches", remedy="Check the data")
+    calibration = None
+    if asked.needs.data:
+        record = CalibrationRecord(
+            sha256=hashlib.sha256(data.contiguous().numpy().tobytes()).hexdigest(), samples=len(data), length=1, seed=0
+        )
+        calibration = Calibration(tokens=data, text=data.new_empty(0), record=record)
+    return CompressedModule(module, apply_to_chain(chain, asked, calibration, progress=progress))
