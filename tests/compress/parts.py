@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from burnish.compress.chain import Part, SharedInput
+from burnish.compress.statistics import Inputs
 from burnish.models.decoder import Block, Decoder
 from burnish.models.layers.linear import Linear
 
@@ -37,3 +38,15 @@ def correlated(rows: int, columns: int, seed: int = 0) -> Tensor:
     noise = torch.empty(rows, columns).normal_(generator=generator)
     rows_seen: Tensor = (noise @ (mixing + torch.eye(columns))) * sizes
     return rows_seen
+
+
+def seen(rows: Tensor) -> Inputs:
+    """What a walk would see of rows (R, I)."""
+    return Inputs(
+        num_rows=len(rows),
+        absolute=rows.abs().mean(0),
+        square=rows.square().mean(0),
+        lowest=rows.amin(0),
+        highest=rows.amax(0),
+        rows=rows,
+    )

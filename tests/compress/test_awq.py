@@ -10,18 +10,7 @@ from burnish.compress.passes.imatrix import SHRINKS
 from burnish.compress.statistics import Inputs
 from burnish.models.formats.integer import IntegerFormat
 from burnish.models.formats.table import FORMATS
-from tests.compress.parts import correlated
-
-
-def seen(rows: Tensor) -> Inputs:
-    return Inputs(
-        num_rows=len(rows),
-        absolute=rows.abs().mean(0),
-        square=rows.square().mean(0),
-        lowest=rows.amin(0),
-        highest=rows.amax(0),
-        rows=rows,
-    )
+from tests.compress.parts import correlated, seen
 
 
 def target() -> IntegerFormat:

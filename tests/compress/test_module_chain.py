@@ -16,10 +16,10 @@ from burnish.compress.module_chain import module_chain, wrap
 from burnish.compress.passes.static import LOWEST, STEPS, settle
 from burnish.compress.recipes import find_recipe
 from burnish.compress.run import apply_to_chain
-from burnish.compress.statistics import Inputs
 from burnish.core.errors import BadRequest, BadSettings
 from burnish.core.records import CalibrationRecord
 from burnish.models.layers.conv import Conv2d, Rows
+from tests.compress.parts import seen
 from tests.images import seeded
 
 RECORD = CalibrationRecord(sha256="0" * 64, samples=48, length=1, seed=0)
@@ -129,17 +129,6 @@ def test_a_killed_run_ends_as_one_that_was_not(parent: nn.Module, tmp_path: Path
 def test_what_works_on_whole_decoders_is_refused(parent: nn.Module) -> None:
     with pytest.raises(BadSettings, match="shrink knows other models only"):
         apply_to_chain(chain(parent), find_recipe("shrink-25"), data())
-
-
-def seen(rows: Tensor) -> Inputs:
-    return Inputs(
-        num_rows=len(rows),
-        absolute=rows.abs().mean(0),
-        square=rows.square().mean(0),
-        lowest=rows.amin(0),
-        highest=rows.amax(0),
-        rows=rows,
-    )
 
 
 def test_steps_hold_zero_and_cut_off_what_stands_alone() -> None:

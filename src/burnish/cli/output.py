@@ -1,7 +1,7 @@
 """What commands print: one JSON object on stdout, or tables for people; progress always on stderr."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -10,6 +10,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from burnish.measure.intervals import Interval
 
 out = Console()
 err = Console(stderr=True)
@@ -72,3 +75,11 @@ def human_count(count: float) -> str:
             return f"{count:.0f}" if unit == "" else f"{count:.1f}{unit}"
         count /= 1000
     return f"{count:.2f} G"
+
+
+def add_intervals(table: Table, rows: Iterable[tuple[str, Interval | None]], *, digits: int = 4) -> None:
+    """A row for every figure that was measured: its name, its value, its 95 % interval."""
+    for name, interval in rows:
+        if interval is not None:
+            low, high = f"{interval.low:.{digits}f}", f"{interval.high:.{digits}f}"
+            table.add_row(name, f"{interval.value:.{digits}f}", f"{low} - {high}")

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from burnish.assemble import load_checked, open_plan
-from burnish.cli.output import AsJson, Model, out, print_json, progress
+from burnish.cli.output import AsJson, Model, add_intervals, out, print_json, progress
 from burnish.cli.quality_choices import ChoicesReport, assess_choices, choices_table
 from burnish.cli.quality_embeddings import EmbeddingsReport, assess_embeddings, embeddings_table
 from burnish.cli.quality_images import ImagesReport, assess_images, images_table
@@ -248,7 +248,5 @@ def _table(model: str, against: str | None, report: QualityReport) -> Table:
         ("same likeliest token", report.top1_agreement),
         ("right for one of the two only", report.flip_rate),
     )
-    for name, interval in rows:
-        if interval is not None:
-            table.add_row(name, f"{interval.value:.4f}", f"{interval.low:.4f} - {interval.high:.4f}")
+    add_intervals(table, rows)
     return table

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from burnish.assemble import open_plan
-from burnish.cli.output import progress
+from burnish.cli.output import add_intervals, progress
 from burnish.measure.choices import Answers, accuracy, answer, contest, read_items, spread
 from burnish.measure.intervals import Interval
 from burnish.models.checkpoint import empty_decoder, raw_config
@@ -76,9 +76,7 @@ def choices_table(model: str, against: str | None, report: ChoicesReport) -> Tab
         ("difference", report.accuracy_difference),
         ("right for one of the two only", report.flip_rate),
     )
-    for name, interval in rows:
-        if interval is not None:
-            table.add_row(name, f"{interval.value:.4f}", f"{interval.low:.4f} - {interval.high:.4f}")
+    add_intervals(table, rows)
     if report.p_value is not None:
         table.caption = f"won {report.num_won}, lost {report.num_lost}; McNemar's p {report.p_value:.3g}"
     return table

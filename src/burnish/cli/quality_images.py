@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from burnish.assemble import load_checked_vision
-from burnish.cli.output import progress
+from burnish.cli.output import add_intervals, progress
 from burnish.core.errors import BadSettings
 from burnish.core.images import Images, read_images
 from burnish.measure.choices import accuracy, contest
@@ -113,9 +113,7 @@ def images_table(model: str, against: str | None, report: ImagesReport) -> Table
         ("same likeliest class", report.agreement),
         ("KL, nats per image", report.kl),
     )
-    for name, interval in rows:
-        if interval is not None:
-            table.add_row(name, f"{interval.value:.4f}", f"{interval.low:.4f} - {interval.high:.4f}")
+    add_intervals(table, rows)
     if report.p_value is not None:
         table.caption = f"won {report.num_won}, lost {report.num_lost}; McNemar's p {report.p_value:.3g}"
     return table

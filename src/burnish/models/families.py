@@ -189,11 +189,20 @@ _ROWS = (
 FAMILIES = {family.model_type: family for family in _ROWS}
 
 
+OTHER_KINDS = {"bert": "an encoder", "resnet": "a network for images", "residual-cnn": "a network for images"}
+"""Model types that other files of this room read."""
+
+
 def find_family(raw: Raw) -> Family:
     """The row a config.json belongs to. Raises ``UnknownFamily`` naming the nearest."""
     name = raw.get("model_type")
     if not isinstance(name, str):
         raise UnknownFamily(f"config.json: model_type = {name!r} is no family", remedy=nearest("", list(FAMILIES)))
+    if name in OTHER_KINDS:
+        raise UnknownFamily(
+            f"model_type {name!r} is {OTHER_KINDS[name]}, no language model",
+            remedy="It can be compressed, exported with --to onnx, and measured by burnish quality",
+        )
     if name not in FAMILIES:
         raise UnknownFamily(f"unknown model family {name!r}", remedy=nearest(name, list(FAMILIES)))
     return FAMILIES[name]
