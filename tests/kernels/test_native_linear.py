@@ -33,6 +33,7 @@ class Format(NamedTuple):
 FORMATS = [
     *(Format("int4", group, asymmetric) for group in (32, 64, 128) for asymmetric in (False, True)),
     *(Format("int8", group) for group in (None, 32, 64, 128)),
+    Format("sparse8", None),
 ]
 # (outputs, inputs): whole panels and blocks; fewer than a panel; a tail of both; longer than what is computed at once
 SHAPES = [(16, 32), (3, 32), (40, 96), (17, 256), (33, 4224)]
@@ -43,6 +44,8 @@ def weight(form: Format, outputs: int, inputs: int, seed: int = 0) -> Tiles:
     source = np.random.default_rng(seed)
     lowest, highest = (0, 16) if form.asymmetric else (-8, 8) if form.kind == "int4" else (-128, 128)
     codes = source.integers(lowest, highest, (outputs, inputs)).astype(np.int8)
+    if form.kind == "sparse8":
+        codes *= source.random((outputs, inputs // 4, 4)).argsort(-1).argsort(-1).reshape(codes.shape) < 2
     groups = 1 if form.group is None else inputs // form.group
     scales = (source.standard_normal((outputs, groups)) * 0.02).astype(np.float16).astype(np.float32)
     zeros = source.integers(0, 16, (outputs, groups)).astype(np.uint8) if form.asymmetric else None

@@ -50,6 +50,9 @@ def integers(kind: str, outputs: int, inputs: int, groups: int = 1, *, asymmetri
     source = np.random.default_rng(outputs * 1000 + inputs)
     lowest, highest = (0, 16) if asymmetric else (-8, 8) if kind == "int4" else (-128, 128)
     codes = source.integers(lowest, highest, (outputs, inputs)).astype(np.int8)
+    if kind == "sparse8":
+        order = source.random((outputs, -(-inputs // 4), 4)).argsort(-1).reshape(outputs, -1)[:, :inputs]
+        codes *= order < 2
     scales = source.standard_normal((outputs, groups)).astype(np.float16).astype(np.float32)
     zeros = source.integers(0, 16, scales.shape).astype(np.uint8) if asymmetric else None
     return Integers(codes, scales, zeros, kind)
@@ -95,12 +98,25 @@ def slow_codes(integers: Integers) -> bytes:
     def byte(o: int, v: int, position: int) -> int:
         if kind == "int8":
             return code(o, 4 * v + position) & 255
+        if kind == "sparse8":
+            return sparse_byte(o, v // 5, v % 5, position)
         shift = 0 if zeros is not None else 8
         first = v // 4 * 32 + v % 4 * 4 + position  # v counts on over the blocks
         return (code(o, first) + shift) | (code(o, first + 16) + shift) << 4
 
+    def place(o: int, four: int, which: int) -> int:
+        places = [p for p in range(4) if code(o, 4 * four + p)] + [p for p in range(4) if not code(o, 4 * four + p)]
+        return sorted(places[:2])[which]
+
+    def sparse_byte(o: int, block: int, v: int, position: int) -> int:
+        if v < 4:
+            four = 8 * block + 2 * v + position // 2
+            return code(o, 4 * four + place(o, four, position % 2)) & 255
+        fours = [8 * block + 2 * earlier + position // 2 for earlier in range(4)]
+        return sum(place(o, four, position % 2) << 2 * earlier for earlier, four in enumerate(fours))
+
     written = bytearray()
-    vectors = group // (4 if kind == "int8" else 8)
+    vectors = {"int8": group // 4, "int4": group // 8, "sparse8": group // 32 * 5}[kind]
     for panel in range(0, outputs, 16):
         rows = range(panel, panel + 16)
         for n in range(num_groups):
@@ -126,7 +142,7 @@ def test_floats_lie_as_the_text_says(kind: Kind, shape: tuple[int, int]) -> None
 @pytest.mark.parametrize(
     "given",
     [
-        *(integers(kind, *shape) for kind in ("int4", "int8") for shape in SHAPES),
+        *(integers(kind, *shape) for kind in ("int4", "int8", "sparse8") for shape in SHAPES),
         *(integers("int4", *shape, asymmetric=True) for shape in SHAPES),
         *(integers(kind, 21, 128, groups) for kind in ("int4", "int8") for groups in (2, 4)),
         *(integers("int4", 21, 384, groups, asymmetric=True) for groups in (3, 6, 12)),
@@ -158,8 +174,15 @@ def test_floats_come_back_to_the_bit(outputs: int, inputs: int, kind: Kind) -> N
 
 
 @settings(deadline=None, max_examples=50)
-@given(outputs=ODD, inputs=ODD, groups=st.integers(1, 4), kind=st.sampled_from(["int4", "int8"]), zeros=st.booleans())
+@given(
+    outputs=ODD,
+    inputs=ODD,
+    groups=st.integers(1, 4),
+    kind=st.sampled_from(["int4", "int8", "sparse8"]),
+    zeros=st.booleans(),
+)
 def test_integers_come_back_to_the_bit(outputs: int, inputs: int, groups: int, kind: str, zeros: bool) -> None:
+    groups = 1 if kind == "sparse8" else groups
     if groups > 1:
         inputs = groups * BLOCK * (1 + inputs % 3)
     given = integers(kind, outputs, inputs, groups, asymmetric=zeros and kind == "int4")
@@ -292,11 +315,19 @@ def test_a_scale_beyond_float16_is_refused_only_where_it_is_stored_so() -> None:
         (integers("int8", 16, 96, 2), "groups of 48 inputs"),
         (integers("int4", 16, 48, 2, asymmetric=True), "groups of 24 inputs"),
         (integers("int8", 16, 64, asymmetric=True), "int8 weights with zero points"),
+        (integers("sparse8", 16, 64, 2), "sparse weights with scales of groups"),
     ],
     ids=lambda given: "",
 )
 def test_groups_the_layout_cannot_hold_are_refused(given: Integers, words: str) -> None:
     with pytest.raises(BadRequest, match=words):
+        pack_codes(*given)
+
+
+def test_three_of_four_that_are_not_zero_are_refused() -> None:
+    given = integers("sparse8", 16, 64)
+    given.codes[3, 8:12] = (1, 0, 2, -3)
+    with pytest.raises(BadCheckpoint, match=r"more than two of four weights are not zero\. Prune them 2:4"):
         pack_codes(*given)
 
 

@@ -20,6 +20,7 @@ from burnish.models.checkpoint import load_decoder, save_checkpoint
 from burnish.models.decoder import Decoder
 from burnish.models.formats.integer import IntegerFormat, Quantized
 from burnish.models.formats.quantization_config import read_assignment, write_quantization
+from burnish.models.formats.sparse import SparseFormat
 from burnish.models.formats.table import FORMATS, get
 from burnish.models.layers.linear import Linear
 from tests.models import oracle
@@ -35,7 +36,16 @@ def quantize(weight: Tensor, weight_format: IntegerFormat) -> Quantized:
     grouped = weight.view(weight.shape[0], weight_format.num_groups(weight.shape[1]), -1)
     scales = (grouped.abs().amax(-1) / (-weight_format.lowest - 0.5)).half().float()
     codes = (grouped / scales.unsqueeze(-1)).round().clamp(weight_format.lowest, weight_format.highest)
-    return Quantized(codes.view_as(weight).to(torch.int8), scales)
+    return Quantized(pruned(codes.view_as(weight), weight_format).to(torch.int8), scales)
+
+
+def pruned(codes: Tensor, weight_format: IntegerFormat) -> Tensor:
+    """Without the two smallest of every four, where the format stores no more."""
+    if not isinstance(weight_format, SparseFormat):
+        return codes
+    order = codes.reshape(-1, 4).abs().argsort(dim=-1, descending=True, stable=True).argsort(-1)
+    left: Tensor = codes * (order < 2).view_as(codes)
+    return left
 
 
 def quantize_all(decoder: Decoder, weight_format: IntegerFormat) -> Decoder:
@@ -58,6 +68,7 @@ def test_packing_keeps_every_code_and_scale(weight_format: IntegerFormat, output
     generator = torch.Generator().manual_seed(seed)
     limits = (weight_format.lowest, weight_format.highest + 1)
     codes = torch.randint(*limits, (outputs, inputs), dtype=torch.int8, generator=generator)
+    codes = pruned(codes, weight_format)
     scales = torch.rand(outputs, weight_format.num_groups(inputs), generator=generator)
     zeros = (
         torch.randint(0, 1 << weight_format.bits, scales.shape, dtype=torch.int8, generator=generator)
@@ -111,13 +122,37 @@ def test_a_linear_multiplies_by_what_it_stores(weight_format: IntegerFormat) -> 
     layer.store(weight_format, weight_format.pack(quantized))
     expected = x.double() @ quantized.dequantize().double().T + layer.bias.double()
     assert (layer(x) - expected).abs().max() < 1e-5
-    assert (
-        layer.dense_weight() - dense
-    ).abs().max() <= quantized.scales.max() * 0.6  # half a step, and what rounding the scale adds
+    left = layer.dense_weight() != 0 if isinstance(weight_format, SparseFormat) else torch.ones_like(dense).bool()
+    assert (layer.dense_weight() - dense)[
+        left
+    ].abs().max() <= quantized.scales.max() * 0.6  # half a step, and what rounding the scale adds
     assert [name for name, _ in layer.named_parameters()] == ["bias"]
     assert torch.equal(copy.deepcopy(layer)(x), layer(x))
     layer.store(get("dense"), {"weight": dense})
     assert torch.equal(layer.weight, dense)
+
+
+@given(outputs=st.integers(1, 4), fours=st.integers(1, 9), seed=st.integers(0, 2**31))
+def test_sparse_weights_take_five_bits_and_whole_fours(outputs: int, fours: int, seed: int) -> None:
+    stored = FORMATS["int8-2:4"]
+    assert isinstance(stored, SparseFormat)
+    packed = stored.random(outputs, 4 * fours, torch.Generator().manual_seed(seed))
+    again = stored.pack(stored.restore(packed))
+    assert all(torch.equal(again[name], packed[name]) for name in packed)
+    assert packed["weight_kept"].nbytes + packed["weight_places"].nbytes == outputs * (2 * fours + (fours + 1) // 2)
+    codes = stored.restore(packed).codes
+    first = packed["weight_places"][0, 0]
+    assert codes[0, int(first) & 3] == packed["weight_kept"][0, 0]
+    assert codes[0, int(first) >> 2 & 3] == packed["weight_kept"][0, 1]
+    with pytest.raises(BadRequest, match=r"no whole number of fours\. Take int8"):
+        stored.layout(outputs, 4 * fours + 2)
+
+
+def test_other_engines_are_told_that_sparse_weights_are_ours() -> None:
+    written = write_quantization({NAMES[0]: get("int8-2:4"), NAMES[1]: get("int8")})
+    assert written is not None
+    assert written["quant_method"] == "burnish"
+    assert [group["format"] for group in written["config_groups"].values()] == ["int-quantized", "int-sparse24"]
 
 
 def test_groups_must_divide_the_inputs() -> None:
@@ -133,7 +168,7 @@ def equal(one: Decoder, other: Decoder) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-@pytest.mark.parametrize("name", ["int8", "int4-g64", "int4-g32"])
+@pytest.mark.parametrize("name", ["int8", "int4-g64", "int4-g32", "int8-2:4"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_slimmed_model_survives_saving(tmp_path: Path, name: str, tied: bool) -> None:
     weight_format = get(name)

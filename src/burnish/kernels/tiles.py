@@ -3,12 +3,15 @@
 A panel holds ``PANEL`` outputs for all inputs; outputs are padded with zeros to whole panels. Inside a panel:
 
 - f32, f16, bf16: for every input, the 16 outputs.
-- int8, int4: for every group of inputs, 16 scales (float16) and, when asymmetric, 16 zero points (int16), then the
-  group's blocks of ``BLOCK`` inputs; inputs are padded with zero codes to whole blocks. With ``group`` 0 there are no
-  scales inside: ``scales`` holds one float32 per output.
+- int8, int4, sparse8: for every group of inputs, 16 scales (float16) and, when asymmetric, 16 zero points (int16), then
+  the group's blocks of ``BLOCK`` inputs; inputs are padded with zero codes to whole blocks. With ``group`` 0 there are
+  no scales inside: ``scales`` holds one float32 per output.
   A block consists of vectors of 32 bytes: for v = 0, 1, ... first outputs 0-7, then outputs 8-15. The four bytes of
   32-bit lane r belong to output r (or 8 + r). int8: inputs 4v to 4v + 3, v < 8. int4: low nibbles are inputs 4v to
   4v + 3, high nibbles inputs 16 + 4v to 16 + 4v + 3, v < 4; symmetric codes are stored with 8 added.
+  sparse8: codes of eight bits, at most two of every four inputs not zero, and only two stored. v < 4: two of inputs 8v
+  to 8v + 3, then two of inputs 8v + 4 to 8v + 7. A fifth vector of either half says which: its byte b of a lane holds,
+  in bits 2v and 2v + 1, the place among the four inputs of byte b of vector v.
 
 So every layout is one transposition of the 16 rows of a panel, in items of two or four bytes.
 
@@ -26,14 +29,17 @@ from burnish.core.errors import BadCheckpoint, BadRequest
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
-Kind = Literal["f32", "f16", "bf16", "int8", "int4"]
+Kind = Literal["f32", "f16", "bf16", "int8", "int4", "sparse8"]
 PANEL = 16  # outputs
 BLOCK = 32  # inputs
 ITEM_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
 ALIGNMENT = 64  # bytes
-BITS = {"int8": 8, "int4": 4}
+BITS = {"int8": 8, "int4": 4, "sparse8": 5}  # of a weight
 _ITEMS: dict[str, Any] = {"f32": np.uint32, "f16": np.uint16, "bf16": np.uint16}
 _HEADER: dict[int, Any] = {0: np.float16, 2 * PANEL: np.int16}  # offset in a group's header -> type
+_SET = [[i for i in range(4) if pattern >> i & 1] for pattern in range(16)]  # which of four are not zero
+_FITS = np.array([len(places) <= 2 for places in _SET])
+_PLACES = np.array([sorted((*places, *(i for i in range(4) if i not in places))[:2]) for places in _SET], np.uint8)
 _CHUNK = 64  # panels packed at a time: bounds the memory beside the result
 
 
@@ -81,6 +87,8 @@ def tile_bytes(kind: Kind, outputs: int, inputs: int, group: int = 0, asymmetric
 
 def _group(kind: Kind, inputs: int, num_groups: int, asymmetric: bool) -> int:
     """``Tiles.group`` for N scales of an output. Raises ``BadRequest`` for groups the layout cannot hold."""
+    if kind == "sparse8" and num_groups > 1:
+        raise BadRequest("sparse weights with scales of groups do not fit the kernels", remedy="Take one per output")
     if asymmetric and kind != "int4":
         raise BadRequest(f"{kind} weights with zero points do not fit the kernels", remedy="Compress without them")
     if num_groups == 1:
@@ -132,7 +140,8 @@ def pack_codes(codes: NDArray[np.int8], scales: Array, zeros: Array | None, kind
 
     Codes are signed, or 0 to 15 beside zero points. Scales of groups are rounded to float16; a single one per output
     stays float32 where there is no zero point. Raises ``BadRequest`` for groups the layout cannot hold,
-    ``BadCheckpoint`` for codes out of range and for scales that are not finite or overflow float16.
+    ``BadCheckpoint`` for codes out of range, for more than two of four that a sparse kind would have to hold, and for
+    scales that are not finite or overflow float16.
     """
     outputs, inputs = codes.shape
     group = _group(kind, inputs, scales.shape[1], zeros is not None)
@@ -226,16 +235,59 @@ def _fits_f16(rows: Floats) -> bool:
 
 
 def _code_items(rows: Array, kind: Kind, asymmetric: bool, shape: _Shape) -> Array:
-    """Four codes (int8) or eight (int4) of a block in each uint32: (O, W)."""
+    """Four codes (int8), eight (int4) or four kept ones and their places (sparse8) in each uint32: (O, W)."""
     wide = np.zeros((len(rows), shape.groups * shape.span), np.uint8)
     wide[:, : rows.shape[1]] = rows.view(np.uint8)
     if kind == "int8":
         return wide.view(np.uint32)
+    if kind == "sparse8":
+        return _sparse_items(wide)
     if not asymmetric:
         wide += np.uint8(8)  # wraps: -8 becomes 0
     halves = wide.reshape(len(rows), -1, 2, BLOCK // 2)
     nibbles = halves[:, :, 0] | (halves[:, :, 1] << np.uint8(4))
     return nibbles.reshape(len(rows), -1).view(np.uint32)
+
+
+def _sparse_items(wide: NDArray[np.uint8]) -> Array:
+    """Rows (O, I) as blocks of four words of kept codes and one of places: (O, I / 32 * 5)."""
+    kept, places = halve(wide.view(np.int8))
+    items = np.empty((len(wide), wide.shape[1] // BLOCK, 5, 4), np.uint8)
+    items[:, :, :4] = kept.view(np.uint8).reshape(len(wide), -1, 4, 4)
+    shifts = np.arange(0, 8, 2, dtype=np.uint8)[:, np.newaxis]
+    items[:, :, 4] = (places.reshape(len(wide), -1, 4, 4) << shifts).sum(axis=2, dtype=np.uint8)
+    return items.reshape(len(wide), -1).view(np.uint32)
+
+
+class Halved(NamedTuple):
+    """Two of every four numbers, and which: (O, I / 2) each, places 0 to 3 in ascending order."""
+
+    kept: NDArray[np.int8]
+    places: NDArray[np.uint8]
+
+
+def halve(codes: NDArray[np.int8]) -> Halved:
+    """The two of every four codes (O, I) that are not zero, or fewer and zeros.
+
+    Raises ``BadCheckpoint`` where more than two are not.
+    """
+    fours = np.ascontiguousarray(codes).reshape(-1, 4)
+    patterns = np.packbits(fours != 0, axis=1, bitorder="little")[:, 0]
+    if not _FITS[patterns].all():
+        raise BadCheckpoint("more than two of four weights are not zero", remedy="Prune them 2:4, or take int8")
+    places = _PLACES[patterns]
+    kept = np.take_along_axis(fours, places, axis=1)
+    return Halved(kept.reshape(len(codes), -1), places.reshape(len(codes), -1))
+
+
+def double(halved: Halved) -> NDArray[np.int8]:
+    """The codes (O, I) that were halved."""
+    kept, places = (part.reshape(-1, 2) for part in halved)
+    fours = np.zeros((len(kept), 4), np.int8)
+    rows = np.arange(len(kept))
+    for which in (0, 1):  # of two at one place, as no packing leaves them, one at most is not zero
+        fours[rows, places[:, which]] |= kept[:, which]
+    return fours.reshape(len(halved.kept), -1)
 
 
 def _unsigned(codes: Array, zeros: Array | None) -> tuple[Array, Array | None]:
@@ -261,7 +313,7 @@ def _refuse_infinite(values: Array, what: str) -> None:
 
 def _refuse_range(codes: Array, kind: Kind, asymmetric: bool) -> None:
     assert codes.dtype == np.int8, codes.dtype
-    if kind == "int8":
+    if kind != "int4":
         return
     low, high = (0, 15) if asymmetric else (-8, 7)
     for extreme in (int(codes.min()), int(codes.max())):
@@ -309,9 +361,20 @@ def _codes(packed: NDArray[np.uint8], tiles: Tiles) -> NDArray[np.int8]:
     """The reverse of ``_code_items``."""
     if tiles.kind == "int8":
         return packed.view(np.int8)
+    if tiles.kind == "sparse8":
+        return _sparse_codes(packed)
     halves = packed.reshape(len(packed), -1, 1, BLOCK // 2)
     codes = np.concatenate((halves & np.uint8(15), halves >> np.uint8(4)), axis=2).view(np.int8)
     return codes.reshape(len(packed), -1) - np.int8(0 if tiles.asymmetric else 8)
+
+
+def _sparse_codes(packed: NDArray[np.uint8]) -> NDArray[np.int8]:
+    """The reverse of ``_sparse_items``."""
+    items = packed.reshape(len(packed), -1, 5, 4)
+    shifts = np.arange(0, 8, 2, dtype=np.uint8)[:, np.newaxis]
+    places = items[:, :, 4:] >> shifts & np.uint8(3)
+    kept = np.ascontiguousarray(items[:, :, :4]).view(np.int8)
+    return double(Halved(kept.reshape(len(packed), -1), places.reshape(len(packed), -1)))
 
 
 def _read_header(groups: Array, at: int, outputs: int) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from burnish.core.errors import BadCheckpoint, BadRequest
-from burnish.kernels.tiles import Kind, Tiles, narrowest, pack_codes, pack_floats, stack
+from burnish.kernels.tiles import Tiles, narrowest, pack_codes, pack_floats, stack
 from burnish.models.checkpoint import main_format
 from burnish.models.decoder import Block, Decoder
 from burnish.models.formats.dense import Dense
@@ -247,9 +247,8 @@ def _tiles(layer: LinearLayer) -> Tiles:
     assert isinstance(layer.format, IntegerFormat)
     quantized: Quantized = layer.format.restore(layer.packed())
     zeros = getattr(quantized, "zeros", None)
-    kind: Kind = "int8" if layer.format.bits == 8 else "int4"  # of fewer bits too: the kernels' narrowest
     scales = quantized.scales.float().numpy()
-    return pack_codes(quantized.codes.numpy(), scales, None if zeros is None else zeros.numpy(), kind)
+    return pack_codes(quantized.codes.numpy(), scales, None if zeros is None else zeros.numpy(), layer.format.kind)
 
 
 def _dense_tiles(weight: Tensor) -> Tiles:

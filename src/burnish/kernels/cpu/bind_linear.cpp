@@ -32,6 +32,7 @@ Kind kind_of(const std::string& name) {
     if (name == "f16") return Kind::f16;
     if (name == "bf16") return Kind::bf16;
     if (name == "int8") return Kind::int8;
+    if (name == "sparse8") return Kind::sparse8;
     require(name == "int4", "unknown kind of weight '" + name + "'");
     return Kind::int4;
 }
@@ -43,18 +44,18 @@ size_t bytes_of(const Weight& w) {
     if (w.kind == Kind::f16 || w.kind == Kind::bf16) return panels * w.inputs * kPanel * 2;
     int blocks = round_up(w.inputs, kBlock) / kBlock, per_group = w.group ? w.group / kBlock : blocks;
     size_t groups = (blocks + per_group - 1) / per_group;
-    return panels * groups * ((w.group ? (w.asymmetric ? 64 : 32) : 0) + per_group * (w.kind == Kind::int4 ? 256u : 512u));
+    return panels * groups * ((w.group ? (w.asymmetric ? 64 : 32) : 0) + per_group * static_cast<size_t>(block_bytes(w.kind)));
 }
 
 void make_weight(HeldWeight* self, const std::string& kind, int outputs, int inputs, int group, bool asymmetric,
                  Array<uint8_t, 1> bytes, Optional scales) {
     Weight w{kind_of(kind), outputs, inputs, group, asymmetric, bytes.data(), data(scales)};
-    bool is_integer = w.kind == Kind::int4 || w.kind == Kind::int8;
     require(outputs > 0 && inputs > 0, "a weight has at least one output and one input");
     require(group % kBlock == 0 && group >= 0, "a group is a multiple of 32 inputs");
-    require(is_integer == (w.group > 0 || scales.has_value()), "integer weights, and only they, have scales");
+    require(is_integer(w.kind) == (w.group > 0 || scales.has_value()), "integer weights, and only they, have scales");
     require(!(w.group > 0 && scales.has_value()), "scales lie either in the groups or beside them");
     require(!asymmetric || (w.kind == Kind::int4 && w.group > 0), "only int4 in groups has zero points");
+    require(w.kind != Kind::sparse8 || w.group == 0, "sparse weights have a scale per output");
     require(!scales || scales->size() == static_cast<size_t>(round_up(outputs, kPanel)), "one scale per padded output");
     require(bytes.size() == bytes_of(w), "the bytes of a weight do not fit its shape");
     require(reinterpret_cast<uintptr_t>(bytes.data()) % 32 == 0, "the bytes of a weight must be aligned to 32");
@@ -70,7 +71,7 @@ Numpy<float, 2> linear(const HeldWeight& held, Array<float, 2> x, Optional bias,
     last = last < 0 ? panels : last;
     require(width == w.inputs, "the rows are not as wide as the weight");
     require(!bias || static_cast<int>(bias->size()) == w.outputs, "the bias is not as long as the outputs");
-    require(!int8_activations || w.kind == Kind::int4 || w.kind == Kind::int8, "float weights take float activations");
+    require(!int8_activations || is_integer(w.kind), "float weights take float activations");
     require(0 <= first && first <= last && last <= panels, "no such panels");
     require(!old || (static_cast<int>(old->shape(0)) == rows && static_cast<int>(old->shape(1)) == w.outputs),
             "what is added to has another shape");

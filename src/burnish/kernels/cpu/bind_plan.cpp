@@ -39,7 +39,7 @@ public:
         check_buffer(source, w.inputs);
         check_buffer(out, column + w.outputs);
         require(column >= 0 && (!bias || static_cast<int>(bias->size()) == w.outputs), "the bias does not fit the weight");
-        require(!int8_activations || w.kind == Kind::int4 || w.kind == Kind::int8, "float weights take float activations");
+        require(!int8_activations || is_integer(w.kind), "float weights take float activations");
         executor_.append(make_linear({w, hold(bias), int8_activations, source, out, column, add}));
     }
 

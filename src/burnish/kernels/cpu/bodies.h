@@ -10,7 +10,9 @@ constexpr int kBlock = 32;  // inputs of a block
 constexpr int kRows = 6;    // activation rows that share a decoded weight
 static constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
-enum class Kind { f32, f16, bf16, int8, int4 };
+enum class Kind { f32, f16, bf16, int8, int4, sparse8 };
+constexpr bool is_integer(Kind kind) { return kind == Kind::int8 || kind == Kind::int4 || kind == Kind::sparse8; }
+constexpr int block_bytes(Kind kind) { return kind == Kind::int4 ? 256 : kind == Kind::sparse8 ? 320 : 512; }  // of integers
 
 // kernels/tiles.py says how the bytes lie.
 struct Weight {

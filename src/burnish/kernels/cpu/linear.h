@@ -35,7 +35,7 @@ struct GroupLayout {
     explicit GroupLayout(const Weight& w)
         : blocks(w.group ? w.group / kBlock : round_up(w.inputs, kBlock) / kBlock),
           header(w.group ? (w.asymmetric ? 64 : 32) : 0),
-          block_bytes(w.kind == Kind::int4 ? 256 : 512) {}
+          block_bytes(burnish::block_bytes(w.kind)) {}
 
     long bytes() const { return header + static_cast<long>(blocks) * block_bytes; }
     long offset(int block) const { return block / blocks * bytes() + (block % blocks ? header + block % blocks * block_bytes : 0); }
@@ -104,6 +104,36 @@ struct Int8 {
 #pragma GCC unroll 6
                 for (int r = 0; r < R; ++r) {
                     B32 a = splat4(acts + kBlock * r + 4 * v);
+                    out[h][r] = v ? add_dot4(out[h][r], magnitude, w, a) : dot4(magnitude, w, a);
+                }
+            }
+        }
+    }
+
+    template <bool Asymmetric>
+    INLINE I8 exact(Dots dots, const uint8_t*, int, int32_t) {
+        return dots;
+    }
+};
+
+// Two of every four weights are stored, and each with which of four inputs it meets: half the products of Int8, and the
+// same sums.
+struct Sparse8 {
+    static constexpr int block_bytes = 320;
+    using Dots = I8;
+
+    template <int R>
+    INLINE void dots(const uint8_t* block, const int8_t* acts, Dots (&out)[2][R]) {
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; ++h) {
+            B32 place[4];
+            places(load_bytes(block + 256 + 32 * h), place);
+#pragma GCC unroll 4
+            for (int v = 0; v < 4; ++v) {
+                B32 w = load_bytes(block + 32 * h + 64 * v), magnitude = absolute_bytes(w);
+#pragma GCC unroll 6
+                for (int r = 0; r < R; ++r) {
+                    B32 a = gather(splat8(acts + kBlock * r + 8 * v), place[v]);
                     out[h][r] = v ? add_dot4(out[h][r], magnitude, w, a) : dot4(magnitude, w, a);
                 }
             }
@@ -196,10 +226,19 @@ void float_panel(const uint8_t* panel, int begin, int end, const FloatRows& a, S
 
 // Integer codes of eight outputs as floats, zero point removed: input `i` of a block.
 INLINE F8 code_of(const Weight& w, const uint8_t* half, const uint8_t* group, int h, int i) {
-    if (w.kind == Kind::int8) return signed_byte_to_float(load_bytes(half + 64 * (i / 4)), i % 4);
+    if (w.kind != Kind::int4) return signed_byte_to_float(load_bytes(half + 64 * (i / 4)), i % 4);
     B32 x = load_bytes(half + 64 * (i % 16 / 4));
     F8 code = byte_to_float(i < 16 ? low_nibbles(x) : high_nibbles(x), i % 4);
     return sub(code, w.asymmetric ? to_float(mul16(group_zeros(group, h), 1)) : splat(8.0f));
+}
+
+// A block of sparse8 as one of int8.
+void spread(const uint8_t* block, uint8_t* dense) {
+    std::memset(dense, 0, 512);
+    for (int i = 0; i < 256; ++i) {
+        int v = i / 64, lane = i % 64 / 4, place = block[256 + i % 64] >> 2 * v & 3;
+        dense[64 * (2 * v + i % 4 / 2) + 4 * lane + place] |= block[i];  // a zero that is stored may share another's place
+    }
 }
 
 // Block `b` of a panel of integers for `rows` rows of floats: the block's own chain first, then its scale.
@@ -223,6 +262,11 @@ void decoded_panel(const Weight& w, const uint8_t* panel, const FloatRows& a, in
         const uint8_t* group = panel + b / layout.blocks * layout.bytes();
         const uint8_t* block = group + layout.header + static_cast<long>(b % layout.blocks) * layout.block_bytes;
         int num_inputs = w.inputs - at < kBlock ? w.inputs - at : kBlock;
+        alignas(32) uint8_t dense[512];
+        if (w.kind == Kind::sparse8) {
+            spread(block, dense);
+            block = dense;
+        }
         decoded_block(w, group, block, num_inputs, a, at, rows, sums);
     }
 }
@@ -270,6 +314,7 @@ IntBody int_body(int rows) {
 
 IntBody int_body(const Weight& w, int rows) {
     if (w.kind == Kind::int8) return w.group ? int_body<Int8, true, false>(rows) : int_body<Int8, false, false>(rows);
+    if (w.kind == Kind::sparse8) return int_body<Sparse8, false, false>(rows);
     if (!w.group) return int_body<Int4, false, false>(rows);
     return w.asymmetric ? int_body<Int4, true, true>(rows) : int_body<Int4, true, false>(rows);
 }
@@ -313,7 +358,7 @@ FloatBody float_body(Kind kind, int rows) {
 
 void linear_float(const Weight& w, const float* bias, const float* source, int source_stride, int rows, int first, int last,
                   float* out, int stride, bool add_old) {
-    bool is_integer = w.kind == Kind::int8 || w.kind == Kind::int4;
+    bool integer = is_integer(w.kind);
     long bytes = panel_bytes(w);
     int most = chunk_rows(4L * w.inputs, rows);
     alignas(64) Sums sums[kMostRows];
@@ -321,14 +366,14 @@ void linear_float(const Weight& w, const float* bias, const float* source, int s
         int count = rows - chunk < most ? rows - chunk : most;
         for (int panel = first; panel < last; ++panel) {
             std::memset(sums, 0, sizeof(Sums) * count);
-            int step = is_integer ? w.inputs : kFloatInputs;
+            int step = integer ? w.inputs : kFloatInputs;
             for (int begin = 0; begin < w.inputs; begin += step) {
                 int end = begin + step < w.inputs ? begin + step : w.inputs;
                 for (int r = 0; r < count; r += kRows) {
                     int group = count - r < kRows ? count - r : kRows;
                     FloatRows a;
                     for (int i = 0; i < group; ++i) a.x[i] = source + static_cast<long>(chunk + r + i) * source_stride;
-                    if (is_integer) decoded_panel(w, w.data + panel * bytes, a, group, sums + r);
+                    if (integer) decoded_panel(w, w.data + panel * bytes, a, group, sums + r);
                     else float_body(w.kind, group)(w.data + panel * bytes, begin, end, a, sums + r);
                 }
             }

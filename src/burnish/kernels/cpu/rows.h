@@ -169,6 +169,14 @@ INLINE float bits_to_float(uint32_t bits) {
     return x;
 }
 
+// The code of an output's input in a block of sparse8: zero unless it is one of the two that are kept of four.
+INLINE int kept_code(const uint8_t* block, int lane, int input) {
+    int v = input / 8, code = 0;
+    for (int b = 4 * lane + input % 8 / 4 * 2, end = b + 2; b < end; ++b)
+        if ((block[256 + b] >> 2 * v & 3) == input % 4) code |= static_cast<int8_t>(block[64 * v + b]);
+    return code;
+}
+
 // Element (output, input), as kernels/tiles.py lays it out.
 float element(const Weight& w, int output, int input) {
     const uint8_t* panel = w.data + panel_bytes(w) * (output / kPanel);
@@ -181,6 +189,7 @@ float element(const Weight& w, int output, int input) {
     int b = input / kBlock, i = input % kBlock, v = i / 4 % (w.kind == Kind::int4 ? 4 : 8);
     const uint8_t* group = panel + b / layout.blocks * layout.bytes();
     const uint8_t* block = group + layout.header + static_cast<long>(b % layout.blocks) * layout.block_bytes;
+    if (w.kind == Kind::sparse8) return static_cast<float>(kept_code(block, lane, i)) * w.scales[output];
     uint8_t byte = block[64 * v + 4 * lane + i % 4];
     int zero = w.asymmetric ? reinterpret_cast<const int16_t*>(group + 32)[lane] : w.kind == Kind::int4 ? 8 : 0;
     int code = w.kind == Kind::int8 ? static_cast<int8_t>(byte) : i < 16 ? byte & 15 : byte >> 4;

@@ -47,6 +47,23 @@ INLINE B32 splat4(const int8_t* p) {
     asm volatile("vpbroadcastd %1, %0" : "=x"(x) : "m"(*reinterpret_cast<const int32_t*>(p)));
     return x;
 }
+// Eight bytes in every 64-bit lane, as splat4.
+INLINE B32 splat8(const int8_t* p) {
+    B32 x;
+    asm volatile("vpbroadcastq %1, %0" : "=x"(x) : "m"(*reinterpret_cast<const int64_t*>(p)));
+    return x;
+}
+// Where four vectors of kept weights find their inputs among eight, for `gather`: byte b of a lane of `index` holds for
+// vector v in bits 2v and 2v + 1 a place among the first four inputs (b < 2) or the last four. `gather` looks at bits 0 to
+// 2 and 7 of a byte, so the places of vectors 2 and 3 need not be cut off behind those of 0 and 1.
+INLINE void places(B32 index, B32 (&out)[4]) {
+    const B32 pairs = _mm256_set1_epi8(0x33), last_four = _mm256_set1_epi32(0x44440000);
+    out[0] = _mm256_or_si256(_mm256_and_si256(index, pairs), last_four);
+    out[1] = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(index, 2), pairs), last_four);
+    out[2] = _mm256_srli_epi16(out[0], 4);
+    out[3] = _mm256_srli_epi16(out[1], 4);
+}
+INLINE B32 gather(B32 eights, B32 place) { return _mm256_shuffle_epi8(eights, place); }  // eights: from splat8
 // Products of unsigned a and signed b, neighbours added; exact while the sum of two stays below 32,768.
 INLINE I16 dot2(B32 a, B32 b) { return _mm256_maddubs_epi16(a, b); }
 // sum + dot2(a, b). In assembly, because compilers put the additions off until no register is left.

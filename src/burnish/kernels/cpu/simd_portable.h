@@ -116,6 +116,20 @@ INLINE B32 splat4(const int8_t* p) {
     for (int i = 0; i < 8; ++i) std::memcpy(out.x + 4 * i, p, 4);
     return out;
 }
+INLINE B32 splat8(const int8_t* p) {
+    B32 out;
+    for (int i = 0; i < 4; ++i) std::memcpy(out.x + 8 * i, p, 8);
+    return out;
+}
+INLINE void places(B32 index, B32 (&out)[4]) {
+    for (int v = 0; v < 4; ++v)
+        for (int i = 0; i < 32; ++i) out[v].x[i] = static_cast<uint8_t>((index.x[i] >> 2 * v & 3) + (i % 4 < 2 ? 0 : 4));
+}
+INLINE B32 gather(B32 eights, B32 place) {
+    B32 out;
+    for (int i = 0; i < 32; ++i) out.x[i] = eights.x[place.x[i]];
+    return out;
+}
 INLINE I16 dot2(B32 a, B32 b) {
     I16 out;
     for (int i = 0; i < 16; ++i)

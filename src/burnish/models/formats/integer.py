@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from burnish.core.errors import BadRequest
+from burnish.kernels.tiles import Kind
 from burnish.models.formats.base import Packed, TensorSpec
 
 WORD = 32  # bits
@@ -59,11 +60,20 @@ class IntegerFormat:
         """The greatest code."""
         return self.lowest + (1 << self.bits) - 1
 
+    @property
+    def kind(self) -> Kind:
+        """What the kernels take the weight as: their narrowest is four bits."""
+        return "int8" if self.bits == 8 else "int4"
+
+    def fits(self, inputs: int) -> bool:
+        """Whether the inputs are a whole number of groups."""
+        return self.group_size is None or inputs % self.group_size == 0
+
     def num_groups(self, inputs: int) -> int:
         """Scales per output. Raises ``BadRequest`` when the inputs are no whole number of groups."""
         if self.group_size is None:
             return 1
-        if inputs % self.group_size:
+        if not self.fits(inputs):
             raise BadRequest(
                 f"{inputs} inputs of a layer are no whole number of groups of {self.group_size}",
                 remedy="Take a smaller group, int8, or leave the layer dense",

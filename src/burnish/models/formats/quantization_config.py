@@ -1,7 +1,8 @@
 """The ``quantization_config`` of a checkpoint: which module is stored in which format.
 
 burnish writes that of compressed-tensors (quantization/quant_config.py and quant_args.py, version 0.20), and reads
-those of GPTQ and AWQ too, and what it makes itself of a GGUF file's types.
+those of GPTQ and AWQ too, and what it makes itself of a GGUF file's types. A model with sparse weights, for which
+compressed-tensors has no layout, says so by a method of its own, so that other engines refuse it.
 """
 
 import re
@@ -15,10 +16,11 @@ from burnish.models.formats.compressed_tensors import CompressedTensors
 from burnish.models.formats.dense import DENSE
 from burnish.models.formats.foreign import Foreign
 from burnish.models.formats.integer import IntegerFormat
+from burnish.models.formats.sparse import SparseFormat
 from burnish.models.formats.table import FORMATS
 
-METHOD = "compressed-tensors"
-INT8_LAYOUT, PACKED_LAYOUT = "int-quantized", "pack-quantized"
+METHOD, OWN_METHOD = "compressed-tensors", "burnish"
+INT8_LAYOUT, PACKED_LAYOUT, SPARSE_LAYOUT = "int-quantized", "pack-quantized", "int-sparse24"
 Assignment = Mapping[str, WeightFormat]  # module name in the checkpoint -> its format
 
 
@@ -83,6 +85,7 @@ _READERS: dict[str, Callable[[Mapping[str, Any], Iterable[str]], dict[str, Weigh
     gptq.METHOD: gptq.read_gptq,
     awq.METHOD: awq.read_awq,
     ggml.METHOD: ggml.read_gguf,
+    OWN_METHOD: _read_compressed,
 }
 
 
@@ -176,6 +179,8 @@ _STATIC = {"num_bits": 8, "type": "int", "symmetric": False, "strategy": "tensor
 
 
 def _layout(weight_format: IntegerFormat) -> str:
+    if isinstance(weight_format, SparseFormat):
+        return SPARSE_LAYOUT
     return INT8_LAYOUT if weight_format.bits == 8 else PACKED_LAYOUT
 
 
@@ -214,7 +219,7 @@ def write_quantization(
         return None
     members = {f: [name for name, other in assignment.items() if other == f] for f in used}
     return {
-        "quant_method": METHOD,
+        "quant_method": OWN_METHOD if any(isinstance(f, SparseFormat) for f in used) else METHOD,
         "quantization_status": "compressed",
         "format": _layout(used[0]) if len({_layout(f) for f in used}) == 1 else "mixed-precision",
         "config_groups": {

@@ -4,6 +4,7 @@ from burnish.core.errors import BadRequest, BadSettings, nearest
 from burnish.models.formats.base import WeightFormat
 from burnish.models.formats.dense import DENSE
 from burnish.models.formats.integer import IntegerFormat
+from burnish.models.formats.sparse import SparseFormat
 
 _ALL: tuple[WeightFormat, ...] = (
     DENSE,
@@ -15,6 +16,7 @@ _ALL: tuple[WeightFormat, ...] = (
         for bits in (4, 3, 2)
         for size in (128, 64, 32)
     ),
+    SparseFormat("int8-2:4", 8, None),
 )
 FORMATS = {weight_format.name: weight_format for weight_format in _ALL}
 
