@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from burnish.core.errors import BadSettings, VerificationFailed
-from burnish.core.records import CalibrationRecord, LayerRecord, QualityRecord
+from burnish.core.records import CalibrationRecord, LatencyRecord, LayerRecord, QualityRecord
 from burnish.core.types import ModelCard
 from burnish.engine.config import EngineConfig
 from burnish.models.locate import locate
@@ -60,6 +60,7 @@ class Origin(NamedTuple):
     records: Sequence[LayerRecord]
     float_activations: Sequence[str] = ()  # linear layers whose inputs stay floats
     calibration: CalibrationRecord | None = None
+    latency: LatencyRecord | None = None  # what formats were chosen by
     int8_activations: bool = False  # as ``save_checkpoint`` tells other engines
 
 
@@ -166,6 +167,7 @@ def write_artifact(
             golden=golden,
             float_activations=origin.float_activations,
             calibration=origin.calibration,
+            latency=origin.latency,
         )
         write_manifest(staging, manifest)
         if measure is not None:

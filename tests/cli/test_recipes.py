@@ -25,7 +25,9 @@ def test_every_recipe_is_listed_with_what_it_needs(burnish: Run) -> None:
 def test_names_say_bits_method_and_group() -> None:
     for name, recipe in RECIPES.items():
         if name.startswith("mixed-"):
-            assert name == f"mixed-{recipe.average_bits:.0f}bit-gptq"
+            limit = "" if recipe.average_bits is None else f"{recipe.average_bits:.0f}bit"
+            limit = limit if recipe.latency_share is None else f"latency{100 * recipe.latency_share:.0f}"
+            assert name == f"mixed-{limit}-gptq"
         if not name.startswith("int"):
             continue
         bits, *rest = name.split("-")

@@ -8,6 +8,7 @@ import torch
 from burnish.compress.calibration import Calibration, CalibrationConfig, draw
 from burnish.compress.chain import decoder_chain
 from burnish.compress.mixed import choose, measure
+from burnish.compress.passes.choice import FormatChoice
 from burnish.compress.passes.grid import quantize
 from burnish.core.errors import BadSettings
 from burnish.models.decoder import Decoder
@@ -32,7 +33,7 @@ def num_weights(decoder: Decoder) -> int:
     return sum(layer.weight.numel() for layer in decoder_chain(decoder).layers.values())
 
 
-CANDIDATES = integers("int2-g32", "int4-g32", "int8")
+CANDIDATES = FormatChoice(tuple(integers("int2-g32", "int4-g32", "int8")))
 
 
 def test_the_model_is_left_as_it_was_and_fewer_bits_lose_more() -> None:
@@ -86,7 +87,7 @@ def test_too_few_bits_and_formats_that_fit_nothing_are_refused() -> None:
     with pytest.raises(BadSettings, match="The cheapest takes"):
         choose(measure(decoder, data(), CANDIDATES), 1.0, num_weights(decoder))
     with pytest.raises(BadSettings, match=r"q_proj.* fit none of the formats\. Add int8"):
-        measure(decoder, data(), integers("int4-g128"))
+        measure(decoder, data(), FormatChoice(tuple(integers("int4-g128"))))
 
 
 def test_a_packed_layer_is_refused() -> None:

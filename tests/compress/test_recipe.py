@@ -59,6 +59,26 @@ order = "static"
         ("passes = []", "unknown key 'passes'. Did you mean 'pass'"),
         ("[[pass", "is not TOML"),
         ('average_bits = "5"', "average_bits = '5' is no number above 0"),
+        ("latency_share = 0", "latency_share = 0 is no number above 0"),
+        ("latency_share = true", "latency_share = True is no number above 0"),
+        (
+            'latency_share = 0.7\naverage_bits = 5\n[[pass]]\nname = "gptq"',
+            "has both average_bits and latency_share. Leave one of them out",
+        ),
+        (
+            'latency_share = 0.7\n[[pass]]\nname = "rtn"',
+            "has latency_share, yet rtn rounds without data. Use gptq or imatrix",
+        ),
+        ('keep = "lm_head"', "keep = 'lm_head' is no list of names. Write [\"lm_head\"]"),
+        ('keep = ["lm_head"]\n[[pass]]\nname = "magnitude"', "has keep, yet magnitude stores no formats"),
+        (
+            'keep = ["x"]\nkeep_format = "int9"\n[[pass]]\nname = "rtn"',
+            "'int9' is no integer format",
+        ),
+        (
+            '[[pass]]\nname = "rtn"\nformats = ["int8-2:4"]',
+            "stores int8-2:4, yet nothing before rtn leaves two of four weights",
+        ),
         (
             'average_bits = 5\n[[pass]]\nname = "rtn"',
             "has average_bits, yet rtn rounds without data. Use gptq or imatrix",
@@ -70,6 +90,14 @@ def test_faults_are_told_before_anything_runs(tmp_path: Path, text: str, complai
         find_recipe(written(tmp_path, text))
     assert complaint in str(fault.value)
     assert "\n" not in str(fault.value)
+
+
+def test_what_stands_beside_the_passes_is_read(tmp_path: Path) -> None:
+    text = 'latency_share = 0.7\nkeep = ["layers.0.*", "lm_head"]\nkeep_format = "dense"\n[[pass]]\nname = "gptq"'
+    found = find_recipe(written(tmp_path, text))
+    assert (found.average_bits, found.latency_share) == (None, 0.7)
+    assert (found.keep, found.keep_format) == (("layers.0.*", "lm_head"), "dense")
+    assert find_recipe(written(tmp_path, '[[pass]]\nname = "rtn"')).keep_format == "int8"
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

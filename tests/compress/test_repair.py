@@ -8,6 +8,7 @@ import torch
 from burnish.compress.allocate import Option
 from burnish.compress.chain import decoder_chain
 from burnish.compress.mixed import Sensitivity, choose, measure, measure_together
+from burnish.compress.passes.choice import FormatChoice
 from burnish.compress.repair import TRIES, repair
 from burnish.core.errors import BadSettings
 from tests.compress.test_mixed import CANDIDATES, data, num_weights
@@ -80,7 +81,7 @@ def test_a_real_choice_never_loses_by_repair_and_keeps_its_bytes() -> None:
     )
     assert found.loss <= found.chosen_loss
     layers = decoder_chain(decoder).layers
-    stored = {one.name: one for one in CANDIDATES}
+    stored = {one.name: one for one in CANDIDATES.formats}
     total = sum(
         stored[found.formats[name]].stored_bytes(layer.out_features, layer.in_features)
         for name, layer in layers.items()
@@ -90,7 +91,7 @@ def test_a_real_choice_never_loses_by_repair_and_keeps_its_bytes() -> None:
 
 def test_an_unknown_format_is_refused() -> None:
     decoder, samples = tiny_decoder(), data()
-    sensitivities = measure(decoder, samples, CANDIDATES[2:])
+    sensitivities = measure(decoder, samples, FormatChoice(CANDIDATES.formats[2:]))
     with pytest.raises(BadSettings, match="is no integer format"):
         measure_together(
             decoder, samples, sensitivities, {name: "int5" for one in sensitivities for name in one.layers}

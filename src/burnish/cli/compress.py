@@ -136,7 +136,7 @@ def write_variant(parent: Path, out: Path, recipe_name: str, moved: Moved, asked
     kept = _matching(list(subject.chain.layers), asked.float_activations)
     subject.check(recipe, has_data=asked.calibration is not None)
     data = None if asked.calibration is None else subject.read(asked.calibration, asked.sampling)
-    planned = _plan(subject, recipe, data, asked.memory_bytes)
+    planned = _plan(subject, recipe.for_layers(list(subject.chain.layers)), data, asked.memory_bytes)
     journal = None
     if data is not None:
         journal = Journal(out.with_name(f"{out.name}.unfinished"), _key(parent, recipe, data))
@@ -147,6 +147,7 @@ def write_variant(parent: Path, out: Path, recipe_name: str, moved: Moved, asked
         records=made.records,
         float_activations=kept,
         calibration=None if data is None else data.record,
+        latency=made.latency,
         int8_activations=recipe.activations == "int8",
     )
     measure = partial(_measured, parent=parent, corpora=corpora, max_loss=asked.max_loss) if corpora else None

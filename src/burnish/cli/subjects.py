@@ -24,7 +24,7 @@ from burnish.compress.run import (
     check_chain,
     check_network,
 )
-from burnish.core.records import LayerRecord
+from burnish.core.records import LatencyRecord, LayerRecord
 from burnish.models.checkpoint import Loaded, with_decoder
 from burnish.models.encoder_checkpoint import LoadedEncoder
 from burnish.models.tokenizer import load_tokenizer
@@ -32,10 +32,11 @@ from burnish.models.vision_checkpoint import LoadedVision
 
 
 class Made(NamedTuple):
-    """A compressed model, and what was done to it."""
+    """A compressed model, what was done to it, and the times its formats were chosen by, if they were."""
 
     loaded: Loaded | LoadedEncoder | LoadedVision
     records: tuple[LayerRecord, ...]
+    latency: LatencyRecord | None = None
 
 
 class Subject(Protocol):
@@ -103,7 +104,7 @@ class DecoderSubject:
     def apply(self, recipe: Recipe, data: Calibration | None, journal: Journal | None, progress: Progress) -> Made:
         """As ``Subject``."""
         made = apply(self.model, recipe, data, journal=journal, progress=progress)
-        return Made(with_decoder(self._loaded, made.decoder), made.records)
+        return Made(with_decoder(self._loaded, made.decoder), made.records, made.latency)
 
 
 class EncoderSubject:

@@ -3,8 +3,8 @@
 Shapes: S samples, T tokens of a sample, E hidden width.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -40,6 +40,12 @@ class Part:
     layers: Mapping[str, Linear]
     inputs: tuple[SharedInput, ...]
     run: Callable[[Tensor], Tensor]  # (S, T, E) -> (S, T, E), of the last part (S, T, V)
+
+    def without(self, names: Collection[str]) -> "Part":
+        """The part as it shows itself to a pass that leaves these layers alone."""
+        left = [replace(shared, layers=tuple(n for n in shared.layers if n not in names)) for shared in self.inputs]
+        layers = {name: layer for name, layer in self.layers.items() if name not in names}
+        return replace(self, layers=layers, inputs=tuple(shared for shared in left if shared.layers))
 
 
 @dataclass(frozen=True, kw_only=True)

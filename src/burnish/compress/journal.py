@@ -1,17 +1,19 @@
 """The finished parts of a walk, on disk, so that one that was killed goes on where it was.
 
-A folder holds the key of the run, what was learned, a file per finished part (tensors, formats, records) and the
-calibration data behind the last of them. Every file is written aside and renamed; data is written before the part that
-it lies behind, and the data before that is deleted after it, so that at every moment the finished parts have theirs.
+A folder holds the key of the run, the formats it settled, what was learned, a file per finished part (tensors, formats,
+records) and the calibration data behind the last of them. Every file is written aside and renamed; data is written
+before the part that it lies behind, and the data before that is deleted after it, so that at every moment the finished
+parts have theirs.
 """
 
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -19,10 +21,10 @@ from torch import Tensor, nn
 from burnish.compress.chain import Part
 from burnish.compress.statistics import Flow
 from burnish.core.errors import BadSettings
-from burnish.core.records import LayerRecord
+from burnish.core.records import LatencyRecord, LayerRecord
 from burnish.models.formats.table import get
 
-KEY = "key.json"
+KEY, SETTLED = "key.json", "settled.json"
 
 
 class _File(NamedTuple):
@@ -30,6 +32,17 @@ class _File(NamedTuple):
 
     tensors: dict[str, Tensor]
     about: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """The format of each layer, by name, and the times it was chosen by, where it was."""
+
+    formats: dict[str, str]
+    latency: LatencyRecord | None = None
+
+
+_SETTLED = TypeAdapter(Settled)
 
 
 class Finished(NamedTuple):
@@ -96,6 +109,20 @@ class Journal:
     def close(self) -> None:
         """Forget everything: the result is where it belongs."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def settled(self, settle: Callable[[], Settled]) -> Settled:
+        """The formats that were settled, the first time by ``settle``: what is measured may come out otherwise."""
+        try:
+            return _SETTLED.validate_json((self._folder / SETTLED).read_bytes())
+        except (OSError, ValidationError):
+            found = settle()
+        aside = self._folder / f"{SETTLED}.part"
+        try:
+            aside.write_bytes(_SETTLED.dump_json(found))
+            aside.replace(self._folder / SETTLED)
+        except OSError as error:
+            raise BadSettings(f"{str(aside)!r} cannot be written: {error.strerror}", remedy="Make room") from None
+        return found
 
     def training(self, number: int) -> Path:
         """Where the pass of that number keeps what it has learned so far."""

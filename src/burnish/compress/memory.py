@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from burnish.compress.chain import Chain
 from burnish.compress.fold import STORED
+from burnish.compress.latency import WORKING_BYTES
 from burnish.compress.recipe import Recipe
 from burnish.compress.statistics import NUMBERS_AT_ONCE, rows_per_sample
 from burnish.core.errors import BadSettings
@@ -34,6 +35,7 @@ class MemoryPlan(NamedTuple):
     training: int  # of a pass over the whole model
     proof: int  # the stored model, opened beside the one in memory
     libraries: int = LIBRARIES
+    timing: int = 0  # weights that products are measured on
 
     @property
     def total(self) -> int:
@@ -81,12 +83,22 @@ def plan_memory(chain: Chain, model: nn.Module, recipe: Recipe, size: DataSize) 
     if recipe.needs.original:  # all layers of a part learn together
         working += LEARNED_COPIES * max(sum(map(_num_weights, part.layers.values())) for part in chain.parts)
     training = max((step.memory_bytes(model) for step in recipe.whole), default=0)
-    return MemoryPlan(tables, finished, data, statistics, FLOAT * working, training, proof=tables + finished)
+    proof, timing = tables + finished, _timing(chain, recipe)
+    return MemoryPlan(tables, finished, data, statistics, FLOAT * working, training, proof=proof, timing=timing)
+
+
+def _timing(chain: Chain, recipe: Recipe) -> int:
+    """Copies of a product's weights in all formats at once, of which int8 is one; what stays dense takes two bytes."""
+    if recipe.latency_share is None or recipe.rounding is None:
+        return 0
+    groups = (sum(_num_weights(part.layers[name]) for name in s.layers) for part in chain.parts for s in part.inputs)
+    largest = STORED.itemsize * max(groups)
+    return (len(recipe.rounding.choice.formats) + 2) * (WORKING_BYTES + largest)
 
 
 def _finished_bytes(recipe: Recipe, name: str, layer: Linear) -> int:
     """What a layer takes when it is done: packed, or dense as an artifact stores it."""
-    if recipe.rounding is None:
+    if recipe.rounding is None or name in recipe.rounding.choice.dense:
         return STORED.itemsize * _num_weights(layer)
     return recipe.rounding.target(name, layer).stored_bytes(layer.out_features, layer.in_features)
 

@@ -4,10 +4,13 @@ The loss is measured, not estimated: the group is rounded, the rest of the model
 its predictions from the dense model's is taken on calibration data. Losses of groups are taken to add up, and an exact
 search spends the budget accordingly. Layers that serve together stay together: q, k and v; gate and up.
 
+What a format costs is bytes, or nanoseconds of its product (``latency.py``). A layer whose format is settled beforehand
+is a group of its own with that one format.
+
 Shapes: S samples, T tokens of a sample, E hidden width, V vocabulary.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,14 +18,17 @@ from torch import Tensor, nn
 
 from burnish.compress.allocate import Option, allocate
 from burnish.compress.calibration import Calibration
-from burnish.compress.chain import HEAD, decoder_chain
+from burnish.compress.chain import HEAD, Part, decoder_chain
 from burnish.compress.distill import divergence
-from burnish.compress.passes.choice import dense_weight, refuse_packed
+from burnish.compress.fold import STORED
+from burnish.compress.passes.choice import FormatChoice, dense_weight, refuse_packed
 from burnish.compress.passes.grid import quantize
 from burnish.compress.passes.imatrix import SHRINKS
 from burnish.compress.statistics import Flow, batches, observe, through
 from burnish.core.errors import BadSettings
 from burnish.models.decoder import Decoder
+from burnish.models.formats.base import WeightFormat
+from burnish.models.formats.dense import DENSE
 from burnish.models.formats.integer import IntegerFormat
 from burnish.models.formats.table import integer_format
 from burnish.models.layers.linear import Linear
@@ -42,34 +48,58 @@ class Sensitivity:
     importance: Tensor  # (I,) of the inputs they read
 
 
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Layers that take one format, and those they can take."""
+
+    layers: Mapping[str, Linear]
+    formats: tuple[WeightFormat, ...]
+
+
+Cost = Callable[[Group, WeightFormat], int]
+"""What a group costs in a format, in what the budget is in."""
+
+
+def groups_of(part: Part, choice: FormatChoice) -> list[Group]:
+    """The groups of a part. Raises ``BadSettings`` for a layer that is packed or that none of the formats fits."""
+    found, kept = list[Group](), choice.kept
+    for shared in part.inputs:
+        free = {name: part.layers[name] for name in shared.layers if name not in kept}
+        fitting = tuple(one for one in choice.formats if all(_fits(*layer, one) for layer in free.items()))
+        if not fitting:
+            raise BadSettings(f"layers {', '.join(free)} fit none of the formats", remedy="Add int8")
+        if free:
+            found.append(Group(layers=free, formats=fitting))
+        found += [
+            Group(layers={name: part.layers[name]}, formats=(kept[name],)) for name in shared.layers if name in kept
+        ]
+    return found
+
+
 @torch.no_grad()
 def measure(
     decoder: Decoder,
     calibration: Calibration,
-    formats: Sequence[IntegerFormat],
+    choice: FormatChoice,
     *,
+    cost: Cost | None = None,
     progress: Progress | None = None,
 ) -> list[Sensitivity]:
-    """The sensitivity of every group of layers, the model left as it was.
+    """The sensitivity of every group of layers, the model left as it was. ``cost``: None for bytes.
 
     Raises ``BadSettings`` for a layer that is packed or that none of the formats fits.
     """
-    probe = _Probe(decoder, calibration)
-    total = sum(len(part.inputs) for part in probe.chain.parts)
+    probe, cost = _Probe(decoder, calibration), cost or stored_bytes
+    total = sum(len(groups_of(part, choice)) for part in probe.chain.parts)
     found: list[Sensitivity] = []
     for part in probe.chain.parts:
         inputs = observe(part, Flow(hidden=probe.hidden))
-        for shared in part.inputs:
-            layers = {name: part.layers[name] for name in shared.layers}
-            fitting = [one for one in formats if all(_fits(*layer, one) for layer in layers.items())]
-            if not fitting:
-                raise BadSettings(f"layers {', '.join(layers)} fit none of the formats", remedy="Add int8")
+        for group in groups_of(part, choice):
+            importance = inputs[next(iter(group.layers))].square
             options = [
-                Option(one.name, _cost(layers.values(), one), probe.loss(layers, one, inputs[shared.layers[0]].square))
-                for one in fitting
+                Option(one.name, cost(group, one), probe.loss(group.layers, one, importance)) for one in group.formats
             ]
-            importance = inputs[shared.layers[0]].square
-            found.append(Sensitivity(layers=shared.layers, options=tuple(options), importance=importance))
+            found.append(Sensitivity(layers=tuple(group.layers), options=tuple(options), importance=importance))
             if progress is not None:
                 progress(len(found), total)
         probe.advance()
@@ -87,7 +117,18 @@ def measure_together(
     probe = _Probe(decoder, calibration)
     layers = probe.chain.layers
     importance = {name: one.importance for one in sensitivities for name in one.layers}
-    return probe.loss_of([(name, layers[name], integer_format(chosen[name]), importance[name]) for name in importance])
+    rounded = [name for name in importance if chosen[name] != DENSE.name]
+    return probe.loss_of([(name, layers[name], integer_format(chosen[name]), importance[name]) for name in rounded])
+
+
+def choose_within(sensitivities: Sequence[Sensitivity], budget: int) -> dict[str, str]:
+    """The format of every layer that loses least within what all may cost.
+
+    Raises ``BadSettings`` when even the cheapest formats take more.
+    """
+    found = allocate([one.options for one in sensitivities], budget)
+    pairs = zip(sensitivities, found.formats, strict=True)
+    return {name: chosen for one, chosen in pairs for name in one.layers}
 
 
 def choose(sensitivities: Sequence[Sensitivity], bits: float, num_weights: int) -> dict[str, str]:
@@ -95,19 +136,20 @@ def choose(sensitivities: Sequence[Sensitivity], bits: float, num_weights: int) 
 
     Raises ``BadSettings`` when even the smallest formats take more.
     """
-    found = allocate([one.options for one in sensitivities], int(bits * num_weights / 8))
-    pairs = zip(sensitivities, found.formats, strict=True)
-    return {name: chosen for one, chosen in pairs for name in one.layers}
+    return choose_within(sensitivities, int(bits * num_weights / 8))
 
 
 def _fits(name: str, layer: Linear, target: IntegerFormat) -> bool:
     refuse_packed(name, layer)
-    return target.group_size is None or layer.in_features % target.group_size == 0
+    return target.fits(layer.in_features)
 
 
-def _cost(layers: Iterable[Linear], target: IntegerFormat) -> int:
-    """Bytes of the layers' weights in a format."""
-    return sum(target.stored_bytes(layer.out_features, layer.in_features) for layer in layers)
+def stored_bytes(group: Group, target: WeightFormat) -> int:
+    """Bytes of a group's weights in a format."""
+    shapes = [(layer.out_features, layer.in_features) for layer in group.layers.values()]
+    if isinstance(target, IntegerFormat):
+        return sum(target.stored_bytes(*shape) for shape in shapes)
+    return sum(STORED.itemsize * outputs * inputs for outputs, inputs in shapes)
 
 
 class _Probe:
@@ -118,8 +160,10 @@ class _Probe:
         self.hidden = self.chain.begin(calibration.tokens[:SAMPLES])
         self._wanted = self._logits()
 
-    def loss(self, layers: Mapping[str, Linear], target: IntegerFormat, importance: Tensor) -> float:
-        """KL divergence, nats per token, when only these layers of the part are rounded."""
+    def loss(self, layers: Mapping[str, Linear], target: WeightFormat, importance: Tensor) -> float:
+        """KL divergence, nats per token, when only these layers of the part are rounded; none if they stay dense."""
+        if not isinstance(target, IntegerFormat):
+            return 0.0
         return self.loss_of([(name, layer, target, importance) for name, layer in layers.items()])
 
     def loss_of(self, chosen: Sequence[tuple[str, Linear, IntegerFormat, Tensor]]) -> float:

@@ -1,14 +1,15 @@
 """Recipes: what is done to a model, in which order."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from burnish.compress.passes.autoround import AutoRound
 from burnish.compress.passes.awq import ActivationAwareScaling
 from burnish.compress.passes.base import Needs, Pass, RoundingPass
 from burnish.compress.passes.channels import Relearn, ShrinkChannels
-from burnish.compress.passes.choice import EIGHT_BITS
+from burnish.compress.passes.choice import EIGHT_BITS, FormatChoice
 from burnish.compress.passes.distill import Distill
 from burnish.compress.passes.gptq import Gptq
 from burnish.compress.passes.imatrix import ImportanceRounding
@@ -19,11 +20,16 @@ from burnish.compress.passes.rtn import RoundToNearest
 from burnish.compress.passes.shrink import Shrink
 from burnish.compress.passes.smoothquant import Smoothing
 from burnish.compress.passes.sparsegpt import SparseGpt
+from burnish.compress.passes.sparsity import parse_sparsity
 from burnish.compress.passes.static import StaticInputs
 from burnish.compress.passes.wanda import Wanda
 from burnish.compress.passes.whole import WholePass
-from burnish.core.errors import BadSettings
-from burnish.models.formats.table import integer_format
+from burnish.core.errors import BadSettings, nearest
+from burnish.models.formats.base import WeightFormat
+from burnish.models.formats.dense import DENSE
+from burnish.models.formats.integer import IntegerFormat
+from burnish.models.formats.sparse import SparseFormat
+from burnish.models.formats.table import get, integer_format
 
 PASSES: dict[str, type[Pass] | type[WholePass]] = {
     "shrink": Shrink,
@@ -50,8 +56,11 @@ class Recipe:
     """Ordered passes: those over the whole model first, then those over part after part.
 
     ``average_bits``: of a weight, its scales included; each group of layers takes one of the last pass's formats, as
-    the model's measured sensitivity to it says. ``activations``: what other engines are told to make of the inputs of
-    layers whose weights have eight bits; "int8" is what the native kernels do anyway, row by row.
+    the model's measured sensitivity to it says. ``latency_share``: the same, but what is limited is the measured time
+    of all products of a decode step, as a share of what they take in int8. ``activations``: what other engines are told
+    to make of the inputs of layers whose weights have eight bits; "int8" is what the native kernels do anyway, row by
+    row. ``keep``: patterns of layers that are not pruned and take ``keep_format``, an integer format or "dense",
+    whatever the passes have for others.
     """
 
     name: str
@@ -59,6 +68,9 @@ class Recipe:
     passes: tuple[WholePass | Pass, ...]
     average_bits: float | None = None
     activations: Literal["float", "int8"] = "float"
+    latency_share: float | None = None
+    keep: tuple[str, ...] = ()
+    keep_format: str = EIGHT_BITS.name
 
     def __post_init__(self) -> None:
         """Raise ``BadSettings`` for passes in an order that cannot be."""
@@ -74,15 +86,68 @@ class Recipe:
                 f"recipe {self.name!r} ends with {pass_name(last)}, which stores nothing",
                 remedy="Let a rounding pass follow",
             )
-        if self.average_bits is not None and not (isinstance(last, RoundingPass) and last.needs.data):
-            raise BadSettings(
-                f"recipe {self.name!r} has average_bits, yet {pass_name(last)} rounds without data",
-                remedy="Use gptq or imatrix",
-            )
+        self._check_budget(last)
+        self._check_sparse()
+        self._check_keep(last)
         if (self.activations == "int8" or self.is_static) and not self._stores_eight_bits(last):
             raise BadSettings(
                 f"recipe {self.name!r} has activations of int8, yet not every weight has eight bits",
                 remedy='Let it end with a rounding pass of formats = ["int8"]',
+            )
+
+    def _check_budget(self, last: WholePass | Pass) -> None:
+        if self.budget is None:
+            return
+        if self.average_bits is not None and self.latency_share is not None:
+            raise BadSettings(
+                f"recipe {self.name!r} has both average_bits and latency_share", remedy="Leave one of them out"
+            )
+        if not (isinstance(last, RoundingPass) and last.needs.data):
+            raise BadSettings(
+                f"recipe {self.name!r} has {self.budget}, yet {pass_name(last)} rounds without data",
+                remedy="Use gptq or imatrix",
+            )
+
+    def _check_sparse(self) -> None:
+        """Sparse formats store what was pruned so before, and the head is not."""
+        is_pruned = False
+        for step in self.passes:
+            choice = _choice_of(step)
+            if isinstance(step, PruningPass):
+                is_pruned = is_pruned or parse_sparsity(step.sparsity).leaves_two_of_four
+            if choice is None or not (sparse := [f for f in (*choice.formats, choice.head) if _is_sparse(f)]):
+                continue
+            what = f"recipe {self.name!r} stores {sparse[0].name}"
+            if not is_pruned:
+                raise BadSettings(
+                    f"{what}, yet nothing before {pass_name(step)} leaves two of four weights",
+                    remedy='Put a pruning pass of sparsity = "2:4" before it',
+                )
+            if _is_sparse(choice.head):
+                raise BadSettings(f"{what} for the head, which is not pruned", remedy='Use head = "int8"')
+            if self.budget is not None:
+                raise BadSettings(
+                    f"{what}, and has {self.budget}, which measures the model unpruned", remedy="Drop one"
+                )
+
+    def _check_keep(self, last: WholePass | Pass) -> None:
+        if not self.keep:
+            return
+        if _choice_of(last) is None:
+            raise BadSettings(
+                f"recipe {self.name!r} has keep, yet {pass_name(last)} stores no formats", remedy="End with rtn or gptq"
+            )
+        kept = get(self.keep_format) if self.keep_format == DENSE.name else integer_format(self.keep_format)
+        if isinstance(kept, SparseFormat):
+            raise BadSettings(
+                f"recipe {self.name!r} keeps layers in {kept.name}, yet what is kept is not pruned", remedy="Use int8"
+            )
+        if kept is DENSE and isinstance(last, QuantizationAwareTraining):
+            raise BadSettings(f"recipe {self.name!r} keeps layers dense, yet qat rounds them all", remedy="Use int8")
+        if (self.activations == "int8" or self.is_static) and getattr(kept, "bits", None) != EIGHT_BITS.bits:
+            raise BadSettings(
+                f"recipe {self.name!r} rounds inputs to int8, and keeps layers in {kept.name}",
+                remedy='Use keep_format = "int8"',
             )
 
     @staticmethod
@@ -110,12 +175,32 @@ class Recipe:
                 remedy="Put shrink, or channels, before it",
             )
 
+    @property
+    def budget(self) -> str | None:
+        """The word for what limits the formats of groups, if anything does."""
+        if self.average_bits is not None:
+            return "average_bits"
+        return None if self.latency_share is None else "latency_share"
+
     def settled(self, formats: Mapping[str, str]) -> "Recipe":
         """This recipe with the format of each layer, by name, settled."""
         last = self.passes[-1]
         assert isinstance(last, RoundingPass)
-        choice = replace(last.choice, assigned={name: integer_format(chosen) for name, chosen in formats.items()})
+        choice = last.choice.settled({name: get(chosen) for name, chosen in formats.items()})
         return replace(self, passes=(*self.passes[:-1], replace(last, choice=choice)))
+
+    def for_layers(self, names: Sequence[str]) -> "Recipe":
+        """This recipe for a model of these layers: what ``keep`` names is settled.
+
+        Raises ``BadSettings`` for a pattern that no layer matches.
+        """
+        for pattern in self.keep:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise BadSettings(
+                    f"recipe {self.name!r}: keep: no layer is called {pattern!r}", remedy=nearest(pattern, list(names))
+                )
+        kept = frozenset(name for name in names if any(fnmatchcase(name, pattern) for pattern in self.keep))
+        return replace(self, passes=tuple(_keeping(step, kept, get(self.keep_format)) for step in self.passes))
 
     @property
     def is_static(self) -> bool:
@@ -143,6 +228,25 @@ class Recipe:
         """What any of the passes needs."""
         found = [step.needs for step in self.passes]
         return Needs(*(any(flags) for flags in zip(*found, strict=True)))
+
+
+def _choice_of(step: WholePass | Pass) -> FormatChoice | None:
+    found = getattr(step, "choice", None)
+    assert found is None or isinstance(found, FormatChoice)
+    return found
+
+
+def _is_sparse(stored: IntegerFormat) -> bool:
+    return isinstance(stored, SparseFormat)
+
+
+def _keeping(step: WholePass | Pass, kept: frozenset[str], kept_format: WeightFormat) -> WholePass | Pass:
+    """A pass that prunes none of these layers and stores them in this format."""
+    if isinstance(step, PruningPass):
+        return replace(step, spared=kept)
+    if isinstance(step, RoundingPass | ActivationAwareScaling | QuantizationAwareTraining):
+        return replace(step, choice=step.choice.settled(dict.fromkeys(sorted(kept), kept_format)))
+    return step
 
 
 def pass_name(step: WholePass | Pass) -> str:

@@ -13,13 +13,14 @@ from burnish.core.errors import BadSettings, nearest
 from burnish.core.settings import make_config
 from burnish.models.formats.table import integer_format
 
-KEYS = ("about", "average_bits", "activations", "pass")
+KEYS = ("about", "average_bits", "latency_share", "activations", "keep", "keep_format", "pass")
 
 
 def read_recipe(path: Path) -> Recipe:
     """A recipe from TOML: a table ``[[pass]]`` for each pass, in order, with its name and its settings.
 
-    Formats are those each layer takes the first of that fits; ``head`` is the output head's. Raises ``BadSettings``.
+    Formats are those each layer takes the first of that fits; ``head`` is the output head's. Beside the passes stand
+    the settings of ``Recipe``, by their names. Raises ``BadSettings``.
     """
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -33,14 +34,32 @@ def read_recipe(path: Path) -> Recipe:
     steps = found.get("pass", [])
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
         raise BadSettings(f"recipe {str(path)!r}: pass is no list of tables", remedy="Write [[pass]]")
-    bits = found.get("average_bits")
-    if bits is not None and (isinstance(bits, bool) or not isinstance(bits, int | float) or not bits > 0):
-        raise BadSettings(f"recipe {str(path)!r}: average_bits = {bits!r} is no number above 0", remedy="Correct it")
+    keep = found.get("keep", [])
+    if not isinstance(keep, list) or not all(isinstance(pattern, str) for pattern in keep):
+        raise BadSettings(f"recipe {str(path)!r}: keep = {keep!r} is no list of names", remedy='Write ["lm_head"]')
     passes = tuple(_read_pass(step) for step in steps)
     activations = found.get("activations", "float")
     if activations not in ("float", "int8"):
         raise BadSettings(f"recipe {str(path)!r}: activations = {activations!r} is unknown", remedy="Use float or int8")
-    return Recipe(path.name, str(found.get("about", "")), passes, None if bits is None else float(bits), activations)
+    return Recipe(
+        path.name,
+        str(found.get("about", "")),
+        passes,
+        average_bits=_number(path, found, "average_bits"),
+        activations=activations,
+        latency_share=_number(path, found, "latency_share"),
+        keep=tuple(keep),
+        keep_format=str(found.get("keep_format", "int8")),
+    )
+
+
+def _number(path: Path, found: dict[str, Any], key: str) -> float | None:
+    value = found.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise BadSettings(f"recipe {str(path)!r}: {key} = {value!r} is no number above 0", remedy="Correct it")
+    return float(value)
 
 
 def _read_pass(step: dict[str, Any]) -> WholePass | Pass:

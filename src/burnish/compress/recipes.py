@@ -78,15 +78,32 @@ _MIXTURES = {
     )
     for bits in (5, 6)
 }
+_TIMED = FormatChoice(tuple(integer_format(name) for name in ("int4-g128", "int4-g64", "int4-g32", "int8")))
+_MIXTURES["mixed-latency70-gptq"] = Recipe(
+    "mixed-latency70-gptq",
+    "decodes in 70 % of the time of int8, as measured here, in the formats that then lose least, GPTQ",
+    (Gptq(_TIMED),),
+    latency_share=0.7,
+)
+_PRUNING = (
+    ("magnitude", "magnitude", MagnitudePruning),
+    ("wanda", "magnitude times input (Wanda)", Wanda),
+    ("sparsegpt", "SparseGPT, which makes up for them", SparseGpt),
+)
+_SPARSE = FormatChoice((integer_format("int8-2:4"), integer_format("int8")))
+_SPARSE_RECIPES = {
+    f"int8-{name}-2:4": Recipe(
+        f"int8-{name}-2:4",
+        f"two of every four weights to zero by {words}; the others in eight bits, and only they are stored and read",
+        (kind("2:4"), RoundToNearest(_SPARSE)),
+    )
+    for name, words, kind in _PRUNING
+}
 _PRUNED = {
     f"{name}-{pattern}": Recipe(
         f"{name}-{pattern}", f"{what} of the weights to zero by {words}; they stay dense", (kind(sparsity),)
     )
-    for name, words, kind in (
-        ("magnitude", "magnitude", MagnitudePruning),
-        ("wanda", "magnitude times input (Wanda)", Wanda),
-        ("sparsegpt", "SparseGPT, which makes up for them", SparseGpt),
-    )
+    for name, words, kind in _PRUNING
     for pattern, what, sparsity in (("50", "half", 0.5), ("2:4", "two of every four", "2:4"))
 }
 _LEARNED = {
@@ -157,6 +174,7 @@ RECIPES = (
     }
     | _MIXTURES
     | _PRUNED
+    | _SPARSE_RECIPES
     | _LEARNED
     | _NETWORKS
     | {_W8A8.name: _W8A8, _STATIC.name: _STATIC}

@@ -1,7 +1,7 @@
 """Mixed precision, measured again: the losses of groups are taken to add up, which they do not quite.
 
 The chosen formats are tried together. Where the model loses more than the sum of what its groups lose alone, formats
-are exchanged: a group gets a better one, paid for by the groups that promise to miss their bytes least. An exchange
+are exchanged: a group gets a better one, paid for by the groups that promise to miss what they give least. An exchange
 stays if the model, measured again, loses less.
 """
 
@@ -34,9 +34,7 @@ class _Exchange(NamedTuple):
     promise: float  # less is lost, if losses add up
 
 
-def repair(
-    sensitivities: Sequence[Sensitivity], chosen: Mapping[str, str], budget_bytes: int, measure: Measure
-) -> Repaired:
+def repair(sensitivities: Sequence[Sensitivity], chosen: Mapping[str, str], budget: int, measure: Measure) -> Repaired:
     """Better formats than ``chosen`` where measuring shows that there are some; never worse, never above the budget.
 
     At most ``TRIES`` measurements beside the first.
@@ -47,9 +45,7 @@ def repair(
     tried: set[tuple[tuple[int, str], ...]] = set()
     num_kept = 0
     while best > MARGIN * expected and len(tried) < TRIES:
-        exchange = next(
-            (one for one in _exchanges(sensitivities, options, budget_bytes) if _key(one) not in tried), None
-        )
+        exchange = next((one for one in _exchanges(sensitivities, options, budget) if _key(one) not in tried), None)
         if exchange is None:
             break
         tried.add(_key(exchange))
@@ -60,11 +56,9 @@ def repair(
     return Repaired(_formats(sensitivities, options), expected, first, best, len(tried), num_kept)
 
 
-def _exchanges(
-    sensitivities: Sequence[Sensitivity], options: Sequence[Option], budget_bytes: int
-) -> Iterator[_Exchange]:
+def _exchanges(sensitivities: Sequence[Sensitivity], options: Sequence[Option], budget: int) -> Iterator[_Exchange]:
     """Exchanges that keep the budget, those that promise most first."""
-    free = budget_bytes - sum(option.cost for option in options)
+    free = budget - sum(option.cost for option in options)
     steps = [
         (number, wanted)
         for number, one in enumerate(sensitivities)

@@ -79,7 +79,9 @@ def check_data(recipe: Recipe, *, has_data: bool) -> None:
 @torch.no_grad()
 def _apply(part: Part, recipe: Recipe, flow: Flow | None) -> Iterator[LayerRecord]:
     for step in recipe.walked:
-        yield from step.apply(part, flow)
+        seen = step.sees(part)
+        if seen.layers:
+            yield from step.apply(seen, flow)
 
 
 @torch.no_grad()

@@ -37,6 +37,30 @@ class CalibrationRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ProductCost:
+    """What one row times a weight (outputs, inputs) in a format took, weights read as a decode step reads them."""
+
+    outputs: int
+    inputs: int
+    format: str
+    nanoseconds: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatencyRecord:
+    """The time that formats were chosen by, as it was measured: no two measurements give the same.
+
+    Shares are of the time that all products of a decode step take when every weight is int8.
+    """
+
+    allowed_share: float
+    reached_share: float
+    threads: int
+    kernels: str
+    costs: tuple[ProductCost, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class QualityRecord:
     """What was measured of an artifact, as it is served, against its parent on the same tokens of one text.
 

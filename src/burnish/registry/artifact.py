@@ -17,7 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from burnish.core.errors import BadCheckpoint, BadSettings
-from burnish.core.records import CalibrationRecord, LayerRecord, QualityRecord
+from burnish.core.records import CalibrationRecord, LatencyRecord, LayerRecord, QualityRecord
 from burnish.registry.golden import Golden
 
 MANIFEST = "burnish.json"
@@ -51,6 +51,7 @@ class Manifest:
     golden: Golden
     float_activations: tuple[str, ...] = ()  # linear layers whose inputs are not quantized when they are computed
     calibration: CalibrationRecord | None = None  # None: the recipe needed none
+    latency: LatencyRecord | None = None  # None: formats were not chosen by time
     quality: tuple[QualityRecord, ...] = ()  # of every text it was measured on when it was made
 
 
@@ -88,6 +89,7 @@ def describe(
     golden: Golden,
     float_activations: Sequence[str] = (),
     calibration: CalibrationRecord | None = None,
+    latency: LatencyRecord | None = None,
 ) -> Manifest:
     """The manifest of the files that lie in ``folder`` now."""
     return Manifest(
@@ -102,6 +104,7 @@ def describe(
         golden=golden,
         float_activations=tuple(float_activations),
         calibration=calibration,
+        latency=latency,
     )
 
 

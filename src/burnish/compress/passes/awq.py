@@ -49,8 +49,9 @@ class ActivationAwareScaling(Pass):
             if shared.source is None:
                 continue
             layers = [part.layers[name] for name in shared.layers]
-            targets = [self.choice.find(name, part.layers[name]) for name in shared.layers]
-            weights = [dense_weight(name, part.layers[name]) for name in shared.layers]
+            rounded = [name for name in shared.layers if name not in self.choice.dense]
+            targets = [self.choice.find(name, part.layers[name]) for name in rounded]
+            weights = [dense_weight(name, part.layers[name]) for name in rounded]
             exponent = best_exponent(weights, targets, inputs[shared.layers[0]])
             if exponent > 0:
                 fold(shared.source, layers, scales(inputs[shared.layers[0]], exponent), stored=STORED)

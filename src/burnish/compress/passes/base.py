@@ -30,6 +30,10 @@ class Pass(ABC):
         """Change nothing; raise ``BadSettings`` when ``apply`` could not do its work on this layer."""
         refuse_packed(name, layer)
 
+    def sees(self, part: Part) -> Part:
+        """The part without the layers that the pass leaves alone."""
+        return part
+
     @abstractmethod
     def apply(self, part: Part, flow: Flow | None) -> Iterator[LayerRecord]:
         """Change the part in place; leave a record of every weight stored. ``flow`` is there if it needs data."""
@@ -44,6 +48,10 @@ class RoundingPass(Pass):
     def check(self, name: str, layer: Linear) -> None:
         """Raise ``BadSettings`` for a layer that is not dense or fits none of the formats."""
         self.choice.check(name, layer)
+
+    def sees(self, part: Part) -> Part:
+        """The part without the layers that stay dense."""
+        return part.without(self.choice.dense) if self.choice.dense else part
 
     def target(self, name: str, layer: Linear) -> IntegerFormat:
         """The format it stores a layer in. Raises ``BadSettings`` when none fits."""

@@ -1,14 +1,15 @@
 """Which integer format a layer takes, and the storing of what a pass chose for it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from burnish.compress.chain import HEAD
 from burnish.core.errors import BadRequest, BadSettings
 from burnish.core.records import LayerRecord
-from burnish.models.formats.dense import Dense
+from burnish.models.formats.base import WeightFormat
+from burnish.models.formats.dense import DENSE, Dense
 from burnish.models.formats.integer import IntegerFormat, Quantized
 from burnish.models.layers.linear import Linear
 
@@ -25,18 +26,38 @@ class FormatChoice:
     formats: tuple[IntegerFormat, ...]
     head: IntegerFormat = EIGHT_BITS
     assigned: Mapping[str, IntegerFormat] = field(default_factory=dict)  # layers whose format is settled, by name
+    dense: frozenset[str] = frozenset()  # layers that stay as they are, by name
 
     def check(self, name: str, layer: Linear) -> None:
         """Raise ``BadSettings`` for a layer that is not dense or fits none of the formats."""
         refuse_packed(name, layer)
-        self.find(name, layer)
+        if name not in self.dense:
+            self.find(name, layer)
+
+    def settled(self, formats: Mapping[str, WeightFormat]) -> "FormatChoice":
+        """The same with the formats of these layers, by name, settled."""
+        integers = {name: chosen for name, chosen in formats.items() if isinstance(chosen, IntegerFormat)}
+        return replace(
+            self, assigned={**self.assigned, **integers}, dense=self.dense | (formats.keys() - integers.keys())
+        )
+
+    @property
+    def kept(self) -> dict[str, WeightFormat]:
+        """The layers whose format is settled."""
+        return {**self.assigned, **dict.fromkeys(sorted(self.dense), DENSE)}
 
     def find(self, name: str, layer: Linear) -> IntegerFormat:
-        """The layer's format. Raises ``BadSettings`` when there is none."""
+        """The format of a layer that does not stay dense. Raises ``BadSettings`` when none fits."""
         if name in self.assigned:
+            if not self.assigned[name].fits(layer.in_features):
+                raise BadSettings(
+                    f"layer {name} has {layer.in_features} inputs, no whole number of groups of "
+                    f"{self.assigned[name].name}",
+                    remedy="Keep it in int8",
+                )
             return self.assigned[name]
         for candidate in (self.head,) if name == HEAD else self.formats:
-            if candidate.group_size is None or layer.in_features % candidate.group_size == 0:
+            if candidate.fits(layer.in_features):
                 return candidate
         names = ", ".join(candidate.name for candidate in self.formats)
         raise BadSettings(

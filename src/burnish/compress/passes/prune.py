@@ -26,10 +26,11 @@ ROWS = 256
 class PruningPass(Pass):
     """Sets weights to zero; the layers stay dense. The output head is left alone: it chooses the words.
 
-    ``sparsity``: a share, or a pattern as "2:4".
+    ``sparsity``: a share, or a pattern as "2:4". ``spared``: layers that are left alone too, by name.
     """
 
     sparsity: float | str = 0.5
+    spared: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         """Raise ``BadSettings`` for what is no sparsity."""
@@ -39,7 +40,7 @@ class PruningPass(Pass):
         """Raise ``BadSettings`` for a layer that is not dense, or whose inputs hold no whole number of patterns."""
         refuse_packed(name, layer)
         wanted = parse_sparsity(self.sparsity)
-        if name != HEAD and wanted.is_pattern and layer.in_features % wanted.of:
+        if name not in self._spared and wanted.is_pattern and layer.in_features % wanted.of:
             raise BadSettings(
                 f"layer {name} has {layer.in_features} inputs, no whole number of {self.sparsity}", remedy="Use a share"
             )
@@ -48,7 +49,7 @@ class PruningPass(Pass):
         """Set weights to zero."""
         inputs = self.observe(part, flow) if flow is not None else {}
         for name, layer in part.layers.items():
-            if name != HEAD:
+            if name not in self._spared:
                 weight, seen = dense_weight(name, layer), inputs.get(name)
                 pruned = self.prune(weight, seen, parse_sparsity(self.sparsity)).to(STORED)
                 rows = None if seen is None else seen.rows
@@ -58,6 +59,10 @@ class PruningPass(Pass):
     def observe(self, part: Part, flow: Flow) -> dict[str, Inputs]:
         """What the pass wants to know of the data."""
         return observe(part, flow, second_moment=self.needs.moments, num_rows=ROWS)
+
+    @property
+    def _spared(self) -> frozenset[str]:
+        return self.spared | {HEAD}
 
     @abstractmethod
     def prune(self, weight: Tensor, inputs: Inputs | None, sparsity: Sparsity) -> Tensor:

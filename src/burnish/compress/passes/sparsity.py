@@ -26,6 +26,11 @@ class Sparsity:
         """Whether the zeros lie in a pattern."""
         return self.of > 0
 
+    @property
+    def leaves_two_of_four(self) -> bool:
+        """Whether of every four neighbouring inputs two stay at most."""
+        return self.of in (2, 4) and self.kept * 4 <= 2 * self.of
+
     def mask(self, scores: Tensor) -> Tensor:
         """Which weights of scores (O, I) stay, those of the largest: bool (O, I).
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from burnish.compress.calibration import Calibration
 from burnish.compress.passes.base import Needs
 from burnish.compress.passes.choice import refuse_packed
-from burnish.core.records import LayerRecord
+from burnish.core.records import LatencyRecord, LayerRecord
 from burnish.models.decoder import Decoder, DecoderConfig
 from burnish.models.layers.linear import Linear
 from burnish.models.vision import VisionConfig, VisionModel
@@ -26,10 +26,11 @@ class Material(NamedTuple):
 
 
 class Changed(NamedTuple):
-    """A changed model, and the weights that were stored for good."""
+    """A changed model, the weights that were stored for good, and the times their formats were chosen by, if so."""
 
     decoder: Decoder
     records: tuple[LayerRecord, ...] = ()
+    latency: LatencyRecord | None = None
 
 
 class WholePass(ABC):

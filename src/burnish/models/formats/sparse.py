@@ -5,6 +5,7 @@ our own; the kernels' sums are those of the same codes stored as int8, to the la
 """
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -66,7 +67,8 @@ class SparseFormat(IntegerFormat):
 
     def random(self, outputs: int, inputs: int, generator: torch.Generator) -> Packed:
         """Uniform codes at random places; scales that give the stored weights a standard deviation near 0.02."""
-        order = torch.rand(outputs, inputs // 4, 4, generator=generator).argsort(-1)
+        pairs = torch.tensor([[i in pair for i in range(4)] for pair in combinations(range(4), 2)])
+        left = pairs[torch.randint(len(pairs), (outputs, inputs // 4), generator=generator)]
         codes = torch.randint(-128, 128, (outputs, inputs // 4, 4), dtype=torch.int8, generator=generator)
         scales = torch.full((outputs, self.num_groups(inputs)), 0.02 * 12**0.5 / 2**self.bits)
-        return self.pack(Quantized(codes.mul_(order < 2).view(outputs, inputs), scales))
+        return self.pack(Quantized(codes.mul_(left).view(outputs, inputs), scales))
