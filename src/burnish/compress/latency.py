@@ -6,6 +6,7 @@ of one shape take turns, round by round, and the median of the rounds counts.
 """
 
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from types import ModuleType
@@ -23,6 +24,7 @@ from burnish.models.formats.base import WeightFormat
 from burnish.models.formats.integer import IntegerFormat
 
 ROUNDS = 31
+LEAST_ROUNDS, SECONDS = 5, 4.0  # of a product: on a busy machine fewer rounds, but no fewer than these
 WORKING_BYTES = 128 << 20  # beyond the caches
 MAX_COPIES = 512
 REFERENCE = "int8"  # whose time a budget is a share of
@@ -89,7 +91,10 @@ def measure_costs(
             likes[name]: _Program(product, one, num_weights, module, threads=threads, body=body)
             for name, one in tiles.items()
         }
-        times = [{like: program.run() for like, program in programs.items()} for _ in range(rounds)]
+        times = list[dict[_Like, float]]()
+        begun = time.perf_counter()
+        while len(times) < rounds and (len(times) < LEAST_ROUNDS or time.perf_counter() - begun < SECONDS):
+            times.append({like: program.run() for like, program in programs.items()})
         for name, like in likes.items():
             found[product, name] = max(1, round(median(one[like] for one in times) * 1e9))
     return Costs(found, threads=threads, body=body)
