@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from burnish.compress.passes.base import RoundingPass
+from burnish.compress.passes.base import IntegerRounding
 from burnish.compress.passes.qat import QuantizationAwareTraining
 from burnish.compress.recipes import RECIPES, find_recipe
 from burnish.core.errors import BadSettings
@@ -41,7 +41,7 @@ def test_names_say_bits_method_and_group() -> None:
         assert ("autoround" in rest) == ("AutoRound" in kinds)
         if group:
             last = recipe.passes[-1]
-            assert isinstance(last, RoundingPass | QuantizationAwareTraining)
+            assert isinstance(last, IntegerRounding | QuantizationAwareTraining)
             assert {target.name for target in last.choice.formats} == {f"{bits}-{group}"}
 
 

@@ -13,6 +13,8 @@ from burnish.compress.fold import STORED
 from burnish.compress.recipe import Recipe
 from burnish.compress.statistics import NUMBERS_AT_ONCE, rows_per_sample
 from burnish.core.errors import BadSettings
+from burnish.models.formats.base import stored_bytes
+from burnish.models.formats.dense import DENSE, Dense
 from burnish.models.layers.linear import Linear
 
 FLOAT = 4  # bytes
@@ -86,9 +88,10 @@ def plan_memory(chain: Chain, model: nn.Module, recipe: Recipe, size: DataSize) 
 
 def _finished_bytes(recipe: Recipe, name: str, layer: Linear) -> int:
     """What a layer takes when it is done: packed, or dense as an artifact stores it."""
-    if recipe.rounding is None:
+    target = DENSE if recipe.rounding is None else recipe.rounding.target(name, layer)
+    if isinstance(target, Dense):
         return STORED.itemsize * _num_weights(layer)
-    return recipe.rounding.target(name, layer).stored_bytes(layer.out_features, layer.in_features)
+    return stored_bytes(target, layer.out_features, layer.in_features)
 
 
 def _num_weights(layer: Linear) -> int:

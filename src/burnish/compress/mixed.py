@@ -23,6 +23,7 @@ from burnish.compress.passes.imatrix import SHRINKS
 from burnish.compress.statistics import Flow, batches, observe, through
 from burnish.core.errors import BadSettings
 from burnish.models.decoder import Decoder
+from burnish.models.formats.base import stored_bytes
 from burnish.models.formats.integer import IntegerFormat
 from burnish.models.formats.table import integer_format
 from burnish.models.layers.linear import Linear
@@ -107,7 +108,7 @@ def _fits(name: str, layer: Linear, target: IntegerFormat) -> bool:
 
 def _cost(layers: Iterable[Linear], target: IntegerFormat) -> int:
     """Bytes of the layers' weights in a format."""
-    return sum(target.stored_bytes(layer.out_features, layer.in_features) for layer in layers)
+    return sum(stored_bytes(target, layer.out_features, layer.in_features) for layer in layers)
 
 
 class _Probe:

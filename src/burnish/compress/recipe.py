@@ -6,10 +6,11 @@ from typing import Literal
 
 from burnish.compress.passes.autoround import AutoRound
 from burnish.compress.passes.awq import ActivationAwareScaling
-from burnish.compress.passes.base import Needs, Pass, RoundingPass
+from burnish.compress.passes.base import IntegerRounding, Needs, Pass, RoundingPass
 from burnish.compress.passes.channels import Relearn, ShrinkChannels
 from burnish.compress.passes.choice import EIGHT_BITS
 from burnish.compress.passes.distill import Distill
+from burnish.compress.passes.fp8 import Float8Rounding
 from burnish.compress.passes.gptq import Gptq
 from burnish.compress.passes.imatrix import ImportanceRounding
 from burnish.compress.passes.magnitude import MagnitudePruning
@@ -40,6 +41,7 @@ PASSES: dict[str, type[Pass] | type[WholePass]] = {
     "imatrix": ImportanceRounding,
     "gptq": Gptq,
     "autoround": AutoRound,
+    "fp8": Float8Rounding,
     "qat": QuantizationAwareTraining,
 }
 """The passes, by the word users write, in the order in which a recipe can have them."""
@@ -74,7 +76,7 @@ class Recipe:
                 f"recipe {self.name!r} ends with {pass_name(last)}, which stores nothing",
                 remedy="Let a rounding pass follow",
             )
-        if self.average_bits is not None and not (isinstance(last, RoundingPass) and last.needs.data):
+        if self.average_bits is not None and not (isinstance(last, IntegerRounding) and last.needs.data):
             raise BadSettings(
                 f"recipe {self.name!r} has average_bits, yet {pass_name(last)} rounds without data",
                 remedy="Use gptq or imatrix",
@@ -87,9 +89,9 @@ class Recipe:
 
     @staticmethod
     def _stores_eight_bits(last: WholePass | Pass) -> bool:
-        if not isinstance(last, RoundingPass | QuantizationAwareTraining):
+        if not isinstance(last, IntegerRounding | QuantizationAwareTraining):
             return False
-        return all(one.bits == EIGHT_BITS.bits for one in (*last.choice.formats, last.choice.head))
+        return all(one.bits == EIGHT_BITS.bits for one in last.choice.all)
 
     def _check_order(self, before: list[WholePass | Pass], step: WholePass | Pass) -> None:
         """What came before must let the step do its work."""
@@ -113,7 +115,7 @@ class Recipe:
     def settled(self, formats: Mapping[str, str]) -> "Recipe":
         """This recipe with the format of each layer, by name, settled."""
         last = self.passes[-1]
-        assert isinstance(last, RoundingPass)
+        assert isinstance(last, IntegerRounding)
         choice = replace(last.choice, assigned={name: integer_format(chosen) for name, chosen in formats.items()})
         return replace(self, passes=(*self.passes[:-1], replace(last, choice=choice)))
 

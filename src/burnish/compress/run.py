@@ -10,6 +10,7 @@ from burnish.compress.calibration import Calibration
 from burnish.compress.chain import Chain, decoder_chain
 from burnish.compress.journal import Journal
 from burnish.compress.mixed import choose, measure, measure_together
+from burnish.compress.passes.base import IntegerRounding
 from burnish.compress.passes.whole import Changed, DecoderPass, Material, NetworkPass, WholePass
 from burnish.compress.recipe import Recipe, pass_name
 from burnish.compress.repair import repair
@@ -134,7 +135,7 @@ def check(decoder: Decoder, recipe: Recipe, *, has_data: bool) -> None:
 
 def _settled(recipe: Recipe, decoder: Decoder, calibration: Calibration, progress: Progress | None) -> Recipe:
     """The recipe with each layer's format as its measured sensitivity and the bits allowed say, measured again."""
-    assert recipe.rounding is not None
+    assert isinstance(recipe.rounding, IntegerRounding)
     assert recipe.average_bits is not None
     sensitivities = measure(decoder, calibration, recipe.rounding.choice.formats, progress=progress)
     num_weights = sum(layer.in_features * layer.out_features for layer in decoder_chain(decoder).layers.values())

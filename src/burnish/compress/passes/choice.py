@@ -26,6 +26,11 @@ class FormatChoice:
     head: IntegerFormat = EIGHT_BITS
     assigned: Mapping[str, IntegerFormat] = field(default_factory=dict)  # layers whose format is settled, by name
 
+    @property
+    def all(self) -> tuple[IntegerFormat, ...]:
+        """Every format that a layer may take, each once."""
+        return tuple(dict.fromkeys((*self.formats, self.head, *self.assigned.values())))
+
     def check(self, name: str, layer: Linear) -> None:
         """Raise ``BadSettings`` for a layer that is not dense or fits none of the formats."""
         refuse_packed(name, layer)
