@@ -24,6 +24,8 @@ from burnish.compress.passes.static import StaticInputs
 from burnish.compress.passes.wanda import Wanda
 from burnish.compress.passes.whole import WholePass
 from burnish.core.errors import BadSettings
+from burnish.models.formats.base import WeightFormat
+from burnish.models.formats.dense import DENSE
 from burnish.models.formats.table import integer_format
 
 PASSES: dict[str, type[Pass] | type[WholePass]] = {
@@ -139,6 +141,14 @@ class Recipe:
         """The pass that rounds part after part, the last, if there is one."""
         last = self.passes[-1]
         return last if isinstance(last, RoundingPass) else None
+
+    @property
+    def formats(self) -> tuple[WeightFormat, ...]:
+        """Every format that the recipe may store a layer in."""
+        last = self.passes[-1]
+        if isinstance(last, QuantizationAwareTraining):
+            return last.choice.all
+        return last.formats if isinstance(last, RoundingPass) else (DENSE,)
 
     @property
     def needs(self) -> Needs:
