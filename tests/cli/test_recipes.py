@@ -40,6 +40,7 @@ def test_names_say_bits_method_and_group() -> None:
         assert ("smoothquant" in rest) == ("Smoothing" in kinds)
         assert ("w8a8" in rest) == (recipe.activations == "int8" or recipe.is_static)
         assert ("static" in rest) == recipe.is_static
+        assert ("rotate" in rest) == ("Rotate" in kinds)
         assert ("autoround" in rest) == ("AutoRound" in kinds)
         if group:
             last = recipe.passes[-1]

@@ -110,7 +110,9 @@ def _last_byte_of(data: bytearray, tensor: str) -> int:
     return 8 + length + end - 1
 
 
-def by_transformers(folder: Path, *, rounds_inputs: bool = True) -> NDArray[np.float32]:
+def by_transformers(
+    folder: Path, *, rounds_inputs: bool = True, prompts: tuple[tuple[int, ...], ...] = PROMPTS
+) -> NDArray[np.float32]:
     """Logits after each prompt as transformers computes them; inputs are rounded where the file says so."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the oracle, not ours
@@ -120,7 +122,7 @@ def by_transformers(folder: Path, *, rounds_inputs: bool = True) -> NDArray[np.f
         for module in model.modules():
             module.quantization_enabled = rounds_inputs
         with torch.inference_mode():
-            rows = [model(torch.tensor([prompt])).logits[0, -1].numpy() for prompt in PROMPTS]
+            rows = [model(torch.tensor([prompt])).logits[0, -1].numpy() for prompt in prompts]
     return np.stack(rows)
 
 

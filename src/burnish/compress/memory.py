@@ -8,11 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from burnish.compress.chain import Chain
+from burnish.compress.chain import Chain, chain_of
 from burnish.compress.fold import STORED
 from burnish.compress.recipe import Recipe
 from burnish.compress.statistics import NUMBERS_AT_ONCE, rows_per_sample
 from burnish.core.errors import BadSettings
+from burnish.models.decoder import Decoder
 from burnish.models.formats.base import stored_bytes
 from burnish.models.formats.dense import DENSE, Dense
 from burnish.models.layers.linear import Linear
@@ -67,6 +68,16 @@ def image_size(chain: Chain, images: Tensor) -> DataSize:
 
 def plan_memory(chain: Chain, model: nn.Module, recipe: Recipe, size: DataSize) -> MemoryPlan:
     """What ``compress`` will hold at most, for a model whose dense weights are mapped."""
+    plan = _plan(chain, model, recipe, size)
+    if isinstance(model, Decoder) and (config := recipe.shape(model.config)) != model.config:
+        with torch.device("meta"):
+            made = Decoder(config)
+        plan = MemoryPlan(*map(max, plan, _plan(chain_of(made), made, recipe, size)))
+    return plan
+
+
+def _plan(chain: Chain, model: nn.Module, recipe: Recipe, size: DataSize) -> MemoryPlan:
+    """The plan for a model of the sizes given, whatever the recipe makes of them."""
     layers, num_tokens = chain.layers, size.num_rows
     owned = {id(layer.weight) for layer in layers.values() if "weight" in layer.packed()}
     tables = sum(FLOAT * p.numel() for p in model.parameters() if id(p) not in owned)

@@ -16,14 +16,16 @@ from burnish.compress.passes.imatrix import ImportanceRounding
 from burnish.compress.passes.magnitude import MagnitudePruning
 from burnish.compress.passes.prune import PruningPass
 from burnish.compress.passes.qat import QuantizationAwareTraining
+from burnish.compress.passes.rotate import Rotate
 from burnish.compress.passes.rtn import RoundToNearest
 from burnish.compress.passes.shrink import Shrink
 from burnish.compress.passes.smoothquant import Smoothing
 from burnish.compress.passes.sparsegpt import SparseGpt
 from burnish.compress.passes.static import StaticInputs
 from burnish.compress.passes.wanda import Wanda
-from burnish.compress.passes.whole import WholePass
+from burnish.compress.passes.whole import DecoderPass, WholePass
 from burnish.core.errors import BadSettings
+from burnish.models.decoder import DecoderConfig
 from burnish.models.formats.base import WeightFormat
 from burnish.models.formats.dense import DENSE
 from burnish.models.formats.table import integer_format
@@ -31,6 +33,7 @@ from burnish.models.formats.table import integer_format
 PASSES: dict[str, type[Pass] | type[WholePass]] = {
     "shrink": Shrink,
     "distill": Distill,
+    "rotate": Rotate,
     "channels": ShrinkChannels,
     "relearn": Relearn,
     "magnitude": MagnitudePruning,
@@ -108,6 +111,11 @@ class Recipe:
                     f"recipe {self.name!r}: {pass_name(step)} changes the whole model, after {pass_name(earlier)}",
                     remedy=f"Put it before {pass_name(earlier)}",
                 )
+            if isinstance(step, Shrink | Distill) and isinstance(earlier, DecoderPass) and earlier.mixes_columns:
+                raise BadSettings(
+                    f"recipe {self.name!r}: {pass_name(step)} needs the stream as it was, before {pass_name(earlier)}",
+                    remedy=f"Put it before {pass_name(earlier)}",
+                )
         if isinstance(step, WholePass) and step.learns and not step.stores and not before:
             raise BadSettings(
                 f"recipe {self.name!r}: {pass_name(step)} has nothing to teach, the student is its teacher still",
@@ -149,6 +157,13 @@ class Recipe:
         if isinstance(last, QuantizationAwareTraining):
             return last.choice.all
         return last.formats if isinstance(last, RoundingPass) else (DENSE,)
+
+    def shape(self, config: DecoderConfig) -> DecoderConfig:
+        """The sizes of what the passes over a whole decoder make of it. Raises ``BadSettings`` as they do."""
+        for step in self.whole:
+            if isinstance(step, DecoderPass):
+                config = step.shape(config)
+        return config
 
     @property
     def needs(self) -> Needs:

@@ -14,6 +14,7 @@ from burnish.compress.passes.gptq import Gptq
 from burnish.compress.passes.imatrix import ImportanceRounding
 from burnish.compress.passes.magnitude import MagnitudePruning
 from burnish.compress.passes.qat import QuantizationAwareTraining
+from burnish.compress.passes.rotate import Rotate
 from burnish.compress.passes.rtn import RoundToNearest
 from burnish.compress.passes.shrink import Shrink
 from burnish.compress.passes.smoothquant import Smoothing
@@ -149,6 +150,11 @@ _STATIC = Recipe(
     "eight bits for weights and inputs, one settled scale for all inputs of a layer, GPTQ; images and encoders",
     (StaticInputs(), Gptq(_choice("int8"))),
 )
+_ROTATED = Recipe(
+    "int4-rotate-gptq-g128",
+    f"{_ABOUT['int4-g128']}, stream and values rotated so that outliers spread (QuaRot), then GPTQ",
+    (Rotate(), Gptq(_choice("int4-g128"))),
+)
 _FP8 = Recipe(
     "fp8-dynamic",
     "eight-bit floats, a scale per output; inputs rounded per token on GPUs",
@@ -165,5 +171,5 @@ RECIPES = (
     | _PRUNED
     | _LEARNED
     | _NETWORKS
-    | {recipe.name: recipe for recipe in (_W8A8, _STATIC, _FP8)}
+    | {recipe.name: recipe for recipe in (_W8A8, _STATIC, _ROTATED, _FP8)}
 )

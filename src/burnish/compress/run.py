@@ -41,7 +41,6 @@ def apply(
     check(decoder, recipe, has_data=calibration is not None)
     changed = Changed(decoder)
     for number, step in enumerate(recipe.whole):
-        assert calibration is not None
         assert isinstance(step, DecoderPass)
         state = None if journal is None else journal.training(number)
         done = step.apply(changed.decoder, Material(decoder, calibration, state, progress))
