@@ -83,7 +83,7 @@ def test_what_recipes_run_on(recipe: str, targets: tuple[str, ...]) -> None:
             "shrink-25",
             "onnx",
             "recipe 'shrink-25' is for decoders, none of which onnx (ONNX Runtime, by burnish export --to onnx) runs. "
-            "Nearest that does: recipe 'sparsegpt-50'",
+            "Nearest that does: recipe 'channels-25'",
         ),
     ],
 )
