@@ -24,7 +24,7 @@ def test_the_command_refuses_and_leaves_nothing(burnish: Run, tiny_folder: Path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["int4-g32", "int4-gptq-g32", "learned.toml"])
+@pytest.mark.parametrize("recipe", ["int4-g32", "int4-gptq-g32", "learned.toml", "rotated.toml"])
 def test_no_run_takes_more_than_planned(burnish: Run, tmp_path: Path, recipe: str) -> None:
     """A model of 12 million weights; memory watched from outside, twenty times a second."""
     decoder = tiny_decoder(hidden_size=512, inner_size=2048, num_layers=3, num_heads=8, num_kv_heads=2, head_dim=64)
@@ -34,6 +34,9 @@ def test_no_run_takes_more_than_planned(burnish: Run, tmp_path: Path, recipe: st
     text.write_text("".join(f"Line {i} has {i * i % 97} foxes and {i * 7 % 31} hens.\n" for i in range(4000)))
     (tmp_path / "learned.toml").write_text(
         '[[pass]]\nname = "autoround"\nformats = ["int4-g32"]\nsteps = 2\nbatch = 2\n'
+    )
+    (tmp_path / "rotated.toml").write_text(
+        '[[pass]]\nname = "rotate"\n[[pass]]\nname = "gptq"\nformats = ["int4-g32"]\n'
     )
     words = ["--recipe", str(tmp_path / recipe) if recipe.endswith("toml") else recipe, "--json"]
     words += ["--calibration", str(text), "--samples", "16", "--length", "256"] if recipe != "int4-g32" else []

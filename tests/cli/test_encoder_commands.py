@@ -57,20 +57,22 @@ def test_a_word_piece_tokenizer_reads_whole_texts(encoder_folder: Path) -> None:
     assert tokenizer.decode(tokens) == "redcat oldfox newdog wethen"
 
 
-@pytest.mark.parametrize("recipe", ["int8", "int4-gptq-g64", "int8-w8a8-smoothquant", "int8-w8a8-static", "wanda-50"])
+@pytest.mark.parametrize(
+    "recipe", ["int8", "int4-gptq-g64", "int8-w8a8-smoothquant", "int8-w8a8-static", "wanda-50", "fp8-dynamic"]
+)
 def test_compressed_measured_and_opened_by_transformers(
     burnish: Run, encoder_folder: Path, sentences: Path, tmp_path: Path, recipe: str
 ) -> None:
     out = tmp_path / "out"
     words = ("compress", encoder_folder, out, "--recipe", recipe, "--samples", 100, "--length", 24)
-    made = burnish(*words, *(() if recipe == "int8" else ("--calibration", sentences)), "--json").json
+    made = burnish(*words, *(() if recipe in ("int8", "fp8-dynamic") else ("--calibration", sentences)), "--json").json
     assert made["bytes_after"] < made["bytes_before"]
     assert made["num_layers"] == 18
     found = burnish("quality", out, "--against", encoder_folder, "--data", sentences, "--max-items", 40, "--json").json
     assert (found["num_texts"], found["cosine"]["low"] < found["cosine"]["value"] <= 1) == (40, True)
     assert found["cosine"]["value"] > (0.9 if recipe == "wanda-50" else 0.97)
     assert 0 < found["rank_correlation"]["value"] < 1
-    if recipe == "int8-w8a8-smoothquant":
+    if recipe in ("int8-w8a8-smoothquant", "fp8-dynamic"):
         return  # computed in eight bits there, in floats here
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the oracle, not ours

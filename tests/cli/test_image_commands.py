@@ -35,11 +35,13 @@ def digits(tmp_path_factory: pytest.TempPathFactory, network: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("recipe", ["int8", "int8-gptq", "int8-w8a8-static", "sparsegpt-50", "int4-autoround-g32"])
+@pytest.mark.parametrize(
+    "recipe", ["int8", "int8-gptq", "int8-w8a8-static", "sparsegpt-50", "int4-autoround-g32", "fp8-dynamic"]
+)
 def test_a_network_is_compressed_and_measured(
     burnish: Run, network: Path, digits: Path, tmp_path: Path, recipe: str
 ) -> None:
-    data = () if recipe == "int8" else ("--calibration", digits)
+    data = () if recipe in ("int8", "fp8-dynamic") else ("--calibration", digits)
     made = burnish("compress", network, tmp_path / "x", "--recipe", recipe, *data, "--json")
     if recipe == "int4-autoround-g32":
         assert made.code == 2
@@ -51,7 +53,7 @@ def test_a_network_is_compressed_and_measured(
     assert manifest is not None
     assert manifest.recipe == recipe
     assert len(manifest.golden.rows) == 4
-    assert (manifest.calibration is None) == (recipe == "int8")
+    assert (manifest.calibration is None) == (recipe in ("int8", "fp8-dynamic"))
     words = ("quality", tmp_path / "x", "--against", network, "--data", digits)
     found = burnish(*words, "--json").json
     assert found["num_images"] == 160

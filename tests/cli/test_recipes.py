@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from burnish.compress.passes.base import RoundingPass
+from burnish.compress.passes.base import IntegerRounding
 from burnish.compress.passes.qat import QuantizationAwareTraining
 from burnish.compress.recipes import RECIPES, find_recipe
 from burnish.core.errors import BadSettings
@@ -18,6 +18,8 @@ def test_every_recipe_is_listed_with_what_it_needs(burnish: Run) -> None:
     assert not listed["int8"]["needs_calibration"]
     assert listed["int4-gptq-g128"]["needs_calibration"]
     assert all(one["about"] for one in listed.values())
+    assert listed["int8"]["targets"] == ["cpu", "gguf", "onnx"]
+    assert listed["fp8-dynamic"]["targets"] == ["gpu"]
     shown = burnish("recipes").out
     assert all(name in shown for name in RECIPES)
 
@@ -40,10 +42,11 @@ def test_names_say_bits_method_and_group() -> None:
         assert ("smoothquant" in rest) == ("Smoothing" in kinds)
         assert ("w8a8" in rest) == (recipe.activations == "int8" or recipe.is_static)
         assert ("static" in rest) == recipe.is_static
+        assert ("rotate" in rest) == ("Rotate" in kinds)
         assert ("autoround" in rest) == ("AutoRound" in kinds)
         if group:
             last = recipe.passes[-1]
-            assert isinstance(last, RoundingPass | QuantizationAwareTraining)
+            assert isinstance(last, IntegerRounding | QuantizationAwareTraining)
             assert {target.name for target in last.choice.formats} == {f"{bits}-{group}"}
 
 
@@ -78,6 +81,25 @@ def test_data_that_is_needed_and_data_that_is_not(burnish: Run, tiny_folder: Pat
         in burnish("compress", tiny_folder, tmp_path / "out", *words).complaint
     )
     assert list(tmp_path.iterdir()) == [tmp_path / "short.txt"]
+
+
+def test_a_recipe_the_target_does_not_run_is_refused_before_anything_is_loaded(burnish: Run, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "mine.toml").write_text('[[pass]]\nname = "fp8"\n')
+    for recipe in ("fp8-dynamic", tmp_path / "mine.toml"):
+        words = ("compress", tmp_path / "broken", tmp_path / "out", "--recipe", recipe)
+        refused = burnish(*words, "--target", "cpu")
+        assert "stores fp8, which cpu (burnish on CPUs) does not run. Nearest that does: recipe 'int8'" in str(refused)
+        assert "broken" in burnish(*words, "--target", "gpu").complaint
+    assert "unknown target 'gpus'. Did you mean 'gpu'?" in burnish(*words, "--target", "gpus").complaint
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_its_target_runs_is_applied(burnish: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    made = burnish("compress", tiny_folder, tmp_path / "out", "--recipe", "fp8-dynamic", "--target", "gpu", "--json")
+    assert made.json["weights"] == "fp8"
+    assert burnish("verify", tmp_path / "out", "--json").json["passed"]
+    assert burnish("inspect", tmp_path / "out", "--json").json["weights"] == "fp8"
 
 
 @pytest.mark.parametrize(("wrong", "right"), [("int5", "int"), ("int4-gtpq-g128", "int4-gptq-g128")])

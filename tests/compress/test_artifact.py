@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from compressed_tensors.quantization import QuantizationConfig
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
 
 from burnish.assemble import Origin, load_checked, open_plan, write_artifact
 from burnish.cli.compress import Asked, write_variant
@@ -16,6 +18,8 @@ from burnish.compress.chain import decoder_chain
 from burnish.compress.recipes import find_recipe
 from burnish.compress.walk import compress
 from burnish.core.errors import BadSettings, VerificationFailed
+from burnish.kernels.tiles import unpack
+from burnish.measure.verify import verify
 from burnish.models.checkpoint import Loaded, load_decoder, save_checkpoint
 from burnish.models.golden import golden_logits
 from burnish.models.locate import locate
@@ -47,7 +51,10 @@ def make(parent: Path, out: Path, recipe: str) -> Loaded:
     return loaded
 
 
-@pytest.mark.parametrize(("recipe", "weights"), [("int8", "int8"), ("int4", "int4-g128"), ("int4-g32", "int4-g32")])
+@pytest.mark.parametrize(
+    ("recipe", "weights"),
+    [("int8", "int8"), ("int4", "int4-g128"), ("int4-g32", "int4-g32"), ("fp8-dynamic", "fp8")],
+)
 def test_what_is_loaded_computes_what_was_compressed_bit_for_bit(
     parent: Path, tmp_path: Path, recipe: str, weights: str
 ) -> None:
@@ -103,15 +110,19 @@ def _last_byte_of(data: bytearray, tensor: str) -> int:
     return 8 + length + end - 1
 
 
-def by_transformers(folder: Path) -> NDArray[np.float32]:
-    """Logits after each prompt as transformers computes them."""
+def by_transformers(
+    folder: Path, *, rounds_inputs: bool = True, prompts: tuple[tuple[int, ...], ...] = PROMPTS
+) -> NDArray[np.float32]:
+    """Logits after each prompt as transformers computes them; inputs are rounded where the file says so."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the oracle, not ours
         from transformers import AutoModelForCausalLM
 
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        for module in model.modules():
+            module.quantization_enabled = rounds_inputs
         with torch.inference_mode():
-            rows = [model(torch.tensor([prompt])).logits[0, -1].numpy() for prompt in PROMPTS]
+            rows = [model(torch.tensor([prompt])).logits[0, -1].numpy() for prompt in prompts]
     return np.stack(rows)
 
 
@@ -128,6 +139,53 @@ def test_transformers_opens_the_artifact_and_agrees(parent: Path, tmp_path: Path
     make(parent, tmp_path / "out", recipe)
     ours = golden_logits(load_decoder(tmp_path / "out").decoder, PROMPTS)
     np.testing.assert_allclose(by_transformers(tmp_path / "out"), ours, atol=1e-3 * ours.std())
+
+
+def by_token(_: object, inputs: tuple[Tensor, ...]) -> Tensor:
+    """Rows as engines on GPUs round them: the largest of a row to the largest code."""
+    [rows] = inputs
+    scales = rows.abs().amax(-1, keepdim=True) / 448
+    return (rows / scales).to(torch.float8_e4m3fn).float() * scales
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_transformers_opens_eight_bit_floats_and_rounds_inputs_by_token(
+    parent: Path, tmp_path: Path, tied: bool
+) -> None:
+    made = make(locate("builtin") if tied else parent, tmp_path / "out", "fp8-dynamic")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    QuantizationConfig.model_validate(config)
+    assert config["ignore"] == ["lm_head"]
+    layers = decoder_chain(made.decoder).layers
+    plain = golden_logits(made.decoder, PROMPTS)
+    hooks = [layer.register_forward_pre_hook(by_token) for name, layer in layers.items() if name != "lm_head"]
+    rounded = golden_logits(made.decoder, PROMPTS)
+    for hook in hooks:
+        hook.remove()
+    found = by_transformers(tmp_path / "out", rounds_inputs=False)
+    np.testing.assert_allclose(found, plain, atol=1e-3 * plain.std())
+    # float32's last bits push an input over the edge between two codes now and then: that row differs, less than by
+    # rounding itself, and the others do not
+    apart, moved = np.abs(by_transformers(tmp_path / "out") - rounded).max(1), np.abs(rounded - plain).max(1)
+    assert moved.min() > 0.01 * plain.std()
+    assert apart.min() < 1e-3 * plain.std()
+    assert (apart < moved).all()
+
+
+def test_eight_bit_floats_are_served_as_bfloat16_and_verified(parent: Path, tmp_path: Path) -> None:
+    made = make(parent, tmp_path / "out", "fp8-dynamic")
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest is not None
+    assert manifest.weights == "fp8"
+    assert {record.format for record in manifest.records} == {"fp8"}
+    plan = open_plan(tmp_path / "out")
+    linears = [op for op in plan.operations if isinstance(op, Linear)]
+    assert {op.weight.kind for op in linears} == {"bf16"}
+    assert {op.activations for op in linears} == {"f32"}
+    down = decoder_chain(made.decoder).layers["layers.1.mlp.down_proj"].dense_weight()
+    assert np.array_equal(unpack(linears[-2].weight), down)
+    assert plan.weights == "fp8"
+    assert all(check.passed for check in verify(plan))
 
 
 def test_layers_that_keep_float_inputs_are_told_and_obeyed(parent: Path, tmp_path: Path) -> None:

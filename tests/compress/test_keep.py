@@ -18,6 +18,7 @@ from burnish.compress.passes.sparsegpt import SparseGpt
 from burnish.compress.recipe import Recipe
 from burnish.compress.run import apply, check
 from burnish.core.errors import BadSettings
+from burnish.models.formats.base import stored_bytes
 from burnish.models.formats.table import get, integer_format
 from tests.compress.test_mixed import CANDIDATES, data, num_weights
 from tests.tiny import tiny_decoder
@@ -64,7 +65,7 @@ def test_mixed_precision_counts_what_is_kept() -> None:
     assert formats["layers.1.attn.v_proj"] == "int4-g32"
     assert formats["layers.1.attn.q_proj"] == formats["layers.1.attn.k_proj"]
     stored = sum(
-        integer_format(formats[name]).stored_bytes(layer.out_features, layer.in_features)
+        stored_bytes(integer_format(formats[name]), layer.out_features, layer.in_features)
         for name, layer in decoder_chain(decoder).layers.items()
     )
     assert 8 * stored / num_weights(decoder) <= 5.0

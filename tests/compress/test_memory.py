@@ -65,6 +65,15 @@ def test_the_parts_of_a_plan() -> None:
     assert plain.total == sum(plain)
 
 
+def test_eight_bit_floats_and_a_head_that_stays_dense_are_planned() -> None:
+    decoder = tiny_decoder(tied_embeddings=False)
+    chain = decoder_chain(decoder)
+    plan = plan_memory(chain, decoder, find_recipe("fp8-dynamic"), text_size(chain, 0))
+    layers = {name: layer for name, layer in decoder_chain(decoder).layers.items() if name != "lm_head"}
+    stored = sum(layer.in_features * layer.out_features + 4 * layer.out_features for layer in layers.values())
+    assert plan.finished == stored + 2 * 259 * 64
+
+
 def test_too_much_is_refused_with_the_figures() -> None:
     plan = MemoryPlan(
         tables=2**20, finished=2**20, data=0, statistics=0, working=2**22, training=0, proof=2**20, libraries=0

@@ -12,6 +12,7 @@ from burnish.compress.passes.choice import FormatChoice
 from burnish.compress.passes.grid import quantize
 from burnish.core.errors import BadSettings
 from burnish.models.decoder import Decoder
+from burnish.models.formats.base import stored_bytes
 from burnish.models.formats.integer import IntegerFormat
 from burnish.models.formats.table import FORMATS
 from tests.compress.parts import blocks
@@ -76,7 +77,7 @@ def test_the_average_is_kept(bits: float) -> None:
     decoder = tiny_decoder()
     formats = choose(measure(decoder, data(), CANDIDATES), bits, num_weights(decoder))
     stored = sum(
-        integers(formats[name])[0].stored_bytes(layer.out_features, layer.in_features)
+        stored_bytes(integers(formats[name])[0], layer.out_features, layer.in_features)
         for name, layer in decoder_chain(decoder).layers.items()
     )
     assert 8 * stored / num_weights(decoder) <= bits

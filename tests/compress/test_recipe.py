@@ -43,7 +43,7 @@ order = "static"
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("", "has no pass. Known: shrink, distill, channels, relearn, magnitude"),
+        ("", "has no pass. Known: shrink, distill, rotate, channels, relearn, magnitude"),
         ('[[pass]]\nname = "gtpq"', "unknown pass 'gtpq'. Did you mean 'gptq'"),
         ("[[pass]]\nformats = 4", "unknown pass None"),
         (

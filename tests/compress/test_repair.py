@@ -11,6 +11,7 @@ from burnish.compress.mixed import Sensitivity, choose, measure, measure_togethe
 from burnish.compress.passes.choice import FormatChoice
 from burnish.compress.repair import TRIES, repair
 from burnish.core.errors import BadSettings
+from burnish.models.formats.base import stored_bytes
 from tests.compress.test_mixed import CANDIDATES, data, num_weights
 from tests.tiny import tiny_decoder
 
@@ -83,7 +84,7 @@ def test_a_real_choice_never_loses_by_repair_and_keeps_its_bytes() -> None:
     layers = decoder_chain(decoder).layers
     stored = {one.name: one for one in CANDIDATES.formats}
     total = sum(
-        stored[found.formats[name]].stored_bytes(layer.out_features, layer.in_features)
+        stored_bytes(stored[found.formats[name]], layer.out_features, layer.in_features)
         for name, layer in layers.items()
     )
     assert total <= bits * count / 8

@@ -23,7 +23,7 @@ def integer(name: str) -> IntegerFormat:
     return found
 
 
-INTEGERS = [integer(name) for name in FORMATS if name != "dense" and not name.endswith("asym")]
+INTEGERS = [one for one in FORMATS.values() if isinstance(one, IntegerFormat) and not one.asymmetric]
 NAME = "layers.0.attn.q_proj"
 
 

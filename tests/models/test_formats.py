@@ -18,6 +18,7 @@ from torch import Tensor
 from burnish.core.errors import BadCheckpoint, BadRequest
 from burnish.models.checkpoint import load_decoder, save_checkpoint
 from burnish.models.decoder import Decoder
+from burnish.models.formats.fp8 import FP8
 from burnish.models.formats.integer import IntegerFormat, Quantized
 from burnish.models.formats.quantization_config import read_assignment, write_quantization
 from burnish.models.formats.sparse import SparseFormat
@@ -286,6 +287,41 @@ def test_what_is_written_reads_back(name: str) -> None:
     assert write_quantization(dict.fromkeys(NAMES, get("dense"))) is None
 
 
+def floats(activations: dict[str, Any] | None) -> dict[str, Any]:
+    """What llm-compressor writes for FP8_DYNAMIC."""
+    stored = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel", "group_size": None}
+    group = {"targets": ["Linear"], "weights": stored, "input_activations": activations, "format": "float-quantized"}
+    return config(config_groups={"group_0": group}, format="float-quantized")
+
+
+def test_eight_bit_floats_are_read_with_inputs_rounded_or_not() -> None:
+    by_token = {"num_bits": 8, "type": "float", "strategy": "token", "symmetric": True, "dynamic": True}
+    for activations in (by_token, None):
+        found = read_assignment(floats(activations), NAMES)
+        assert list(found.values()) == [get("fp8"), get("fp8"), get("dense")]
+    for wrong in (by_token | {"dynamic": False}, by_token | {"type": "int"}):
+        with pytest.raises(BadCheckpoint, match="activations are supported as dynamic eight bits of the weights' kind"):
+            read_assignment(floats(wrong), NAMES)
+
+
+def test_bytes_of_floats_are_no_floats_and_floats_are_no_bytes(tmp_path: Path) -> None:
+    """Codes without their scales would load as weights far too large."""
+    decoder = tiny_decoder()
+    save_checkpoint(decoder, tmp_path / "x", family="llama")
+    for layer in decoder.layers.modules():
+        if isinstance(layer, Linear):
+            layer.store(FP8, FP8.random(layer.out_features, layer.in_features, torch.Generator().manual_seed(0)))
+    save_checkpoint(decoder, tmp_path / "y", family="llama")
+    assert load_decoder(tmp_path / "y").weights == "fp8"
+    ours, theirs = ((tmp_path / name / "config.json").read_text() for name in "xy")
+    (tmp_path / "x" / "config.json").write_text(theirs)
+    (tmp_path / "y" / "config.json").write_text(ours)
+    with pytest.raises(BadCheckpoint, match=r"q_proj\.weight has type F32, expected float8_e4m3fn"):
+        load_decoder(tmp_path / "x")
+    with pytest.raises(BadCheckpoint, match=r"q_proj\.weight has type F8_E4M3, expected float32"):
+        load_decoder(tmp_path / "y")
+
+
 @pytest.mark.parametrize(
     ("quantization", "words"),
     [
@@ -304,6 +340,7 @@ def test_what_is_written_reads_back(name: str) -> None:
         (config(format="marlin-24"), "'marlin-24'"),
         (weights(num_bits=5), "'num_bits': 5"),
         (weights(type="float"), "'type': 'float'"),
+        (weights(type="float", num_bits=8, strategy="tensor", group_size=None), "'strategy': 'tensor'"),
         (weights(strategy="block"), "'strategy': 'block'"),
         (weights(group_size=-2), "'group_size': -2"),
         (weights(strategy="tensor", group_size=None), "'strategy': 'tensor'"),  # packed by no tool

@@ -20,6 +20,7 @@ from burnish.compress.journal import Journal
 from burnish.compress.memory import DataSize, plan_memory, refuse_too_much
 from burnish.compress.recipe import Recipe
 from burnish.compress.recipes import find_recipe
+from burnish.compress.runtimes import RUNTIMES, refuse_unfit
 from burnish.core.errors import BadSettings, nearest
 from burnish.core.memory import free_bytes, own_bytes, parse_bytes
 from burnish.core.records import QualityRecord
@@ -54,6 +55,10 @@ def compress(
     model: Model,
     out: Annotated[Path, typer.Argument(help="A new folder for the result.")],
     recipe: Annotated[str, typer.Option(help="What is done; [bold]burnish recipes[/] lists them.")] = "int8",
+    target: Annotated[
+        str | None,
+        typer.Option(help=f"Refuse a recipe whose result this does not run: {', '.join(RUNTIMES)}; none: no check."),
+    ] = None,
     calibration: Annotated[
         Path | None,
         typer.Option(
@@ -85,6 +90,7 @@ def compress(
     if max_loss is not None and not quality:
         raise BadSettings("--max-loss needs a text to measure on", remedy="Give --quality FILE")
     asked = Asked(
+        target=target,
         calibration=calibration,
         texts=quality or (),
         max_loss=max_loss,
@@ -116,16 +122,20 @@ class Asked:
     memory_bytes: int | None = None  # the most to use; None: whatever it takes
     texts: Sequence[Path] = ()  # to measure the result on
     max_loss: float | None = None  # of perplexity, on every text; more is refused
+    target: str | None = None  # what the result is to run on; None: whatever it will
 
 
 def write_variant(parent: Path, out: Path, recipe_name: str, moved: Moved, asked: Asked | None = None) -> Compressed:
     """Load, compress, write. What was finished of a run with data that was killed is taken from beside ``out``.
 
-    Raises ``BadSettings`` for an unknown recipe, an output that exists, a pattern that no layer matches, data that
-    is missing or given in vain, or more memory than is allowed; ``VerificationFailed`` for a loss above the budget.
+    Raises ``BadSettings`` for an unknown recipe, one whose result the target does not run, an output that exists, a
+    pattern that no layer matches, data that is missing or given in vain, or more memory than is allowed;
+    ``VerificationFailed`` for a loss above the budget.
     """
     asked = asked or Asked()
     recipe = find_recipe(recipe_name)
+    if asked.target is not None:
+        refuse_unfit(recipe, asked.target)
     refuse_used(out)
     corpora = {path.name: read_corpus(path) for path in asked.texts}
     subject = open_subject(parent)

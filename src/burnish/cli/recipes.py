@@ -7,6 +7,7 @@ from rich.table import Table
 
 from burnish.cli.output import AsJson, out, print_json
 from burnish.compress.recipes import RECIPES
+from burnish.compress.runtimes import RUNTIMES, runtimes_of
 
 app = typer.Typer(add_completion=False)
 
@@ -18,17 +19,23 @@ class Listed:
     name: str
     about: str
     needs_calibration: bool
+    targets: tuple[str, ...]  # that run whatever it may store
 
 
 @app.command()
 def recipes(json: AsJson = False) -> None:
-    """List the recipes of [bold]burnish compress[/], and which of them need calibration data."""
-    listed = [Listed(name=r.name, about=r.about, needs_calibration=r.needs.data) for r in RECIPES.values()]
+    """List the recipes of [bold]burnish compress[/], which need calibration data, and what their results run on."""
+    listed = [
+        Listed(name=r.name, about=r.about, needs_calibration=r.needs.data, targets=runtimes_of(r))
+        for r in RECIPES.values()
+    ]
     if json:
         print_json({"recipes": listed})
         return
-    table = Table("recipe", "calibration", "what it does")
-    table.columns[0].no_wrap = True
+    about = "; ".join(f"{name}: {runtime.about}" for name, runtime in RUNTIMES.items())
+    table = Table(caption=about, caption_justify="left")
+    for column in ("recipe", "calibration", "runs on", "what it does"):
+        table.add_column(column, no_wrap=column == "recipe")
     for one in listed:
-        table.add_row(one.name, "needed" if one.needs_calibration else "", one.about)
+        table.add_row(one.name, "needed" if one.needs_calibration else "", ", ".join(one.targets), one.about)
     out.print(table)

@@ -22,14 +22,14 @@ def fold(source: nn.Module, layers: Iterable[Linear], scales: Tensor, *, stored:
     numbers, or storing it would undo a part of what the layers make up for.
     """
     if isinstance(source, Linear):
-        _set(source, "weight", source.weight / scales.unsqueeze(1))
+        set_parameter(source, "weight", source.weight / scales.unsqueeze(1))
         if source.bias is not None:
-            _set(source, "bias", source.bias / scales)
+            set_parameter(source, "bias", source.bias / scales)
     else:
         assert isinstance(source, RMSNorm | LayerNorm)
         scales = _divide_norm(source, scales, stored)
     for layer in layers:
-        _set(layer, "weight", layer.weight * scales)
+        set_parameter(layer, "weight", layer.weight * scales)
     return scales
 
 
@@ -44,11 +44,12 @@ def _divide_norm(norm: RMSNorm | LayerNorm, scales: Tensor, stored: torch.dtype 
         is_usable = (left != 0) & (whole != 0) & (whole / left).isfinite()
         divided = torch.where(is_usable, divided, norm.weight)
         scales = torch.where(is_usable, whole / (divided + offset), 1.0)
-    _set(norm, "weight", divided)
+    set_parameter(norm, "weight", divided)
     if isinstance(norm, LayerNorm):
-        _set(norm, "bias", norm.bias / scales)
+        set_parameter(norm, "bias", norm.bias / scales)
     return scales
 
 
-def _set(module: nn.Module, name: str, value: Tensor) -> None:
+def set_parameter(module: nn.Module, name: str, value: Tensor) -> None:
+    """Put a value in the place of a module's parameter; it does not learn."""
     setattr(module, name, nn.Parameter(value, requires_grad=False))

@@ -8,12 +8,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from burnish.compress.chain import Chain
+from burnish.compress.chain import Chain, chain_of
 from burnish.compress.fold import STORED
 from burnish.compress.latency import WORKING_BYTES
+from burnish.compress.passes.base import IntegerRounding
 from burnish.compress.recipe import Recipe
 from burnish.compress.statistics import NUMBERS_AT_ONCE, rows_per_sample
 from burnish.core.errors import BadSettings
+from burnish.models.decoder import Decoder
+from burnish.models.formats.base import stored_bytes
+from burnish.models.formats.dense import DENSE, Dense
 from burnish.models.layers.linear import Linear
 
 FLOAT = 4  # bytes
@@ -67,6 +71,16 @@ def image_size(chain: Chain, images: Tensor) -> DataSize:
 
 def plan_memory(chain: Chain, model: nn.Module, recipe: Recipe, size: DataSize) -> MemoryPlan:
     """What ``compress`` will hold at most, for a model whose dense weights are mapped."""
+    plan = _plan(chain, model, recipe, size)
+    if isinstance(model, Decoder) and (config := recipe.shape(model.config)) != model.config:
+        with torch.device("meta"):
+            made = Decoder(config)
+        plan = MemoryPlan(*map(max, plan, _plan(chain_of(made), made, recipe, size)))
+    return plan
+
+
+def _plan(chain: Chain, model: nn.Module, recipe: Recipe, size: DataSize) -> MemoryPlan:
+    """The plan for a model of the sizes given, whatever the recipe makes of them."""
     layers, num_tokens = chain.layers, size.num_rows
     owned = {id(layer.weight) for layer in layers.values() if "weight" in layer.packed()}
     tables = sum(FLOAT * p.numel() for p in model.parameters() if id(p) not in owned)
@@ -89,7 +103,7 @@ def plan_memory(chain: Chain, model: nn.Module, recipe: Recipe, size: DataSize) 
 
 def _timing(chain: Chain, recipe: Recipe) -> int:
     """Copies of a product's weights in all formats at once, of which int8 is one; what stays dense takes two bytes."""
-    if recipe.latency_share is None or recipe.rounding is None:
+    if recipe.latency_share is None or not isinstance(recipe.rounding, IntegerRounding):
         return 0
     groups = (sum(_num_weights(part.layers[name]) for name in s.layers) for part in chain.parts for s in part.inputs)
     largest = STORED.itemsize * max(groups)
@@ -98,9 +112,12 @@ def _timing(chain: Chain, recipe: Recipe) -> int:
 
 def _finished_bytes(recipe: Recipe, name: str, layer: Linear) -> int:
     """What a layer takes when it is done: packed, or dense as an artifact stores it."""
-    if recipe.rounding is None or name in recipe.rounding.choice.dense:
+    rounding = recipe.rounding
+    is_left = isinstance(rounding, IntegerRounding) and name in rounding.choice.dense
+    target = DENSE if rounding is None or is_left else rounding.target(name, layer)
+    if isinstance(target, Dense):
         return STORED.itemsize * _num_weights(layer)
-    return recipe.rounding.target(name, layer).stored_bytes(layer.out_features, layer.in_features)
+    return stored_bytes(target, layer.out_features, layer.in_features)
 
 
 def _num_weights(layer: Linear) -> int:

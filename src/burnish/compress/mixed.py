@@ -27,8 +27,8 @@ from burnish.compress.passes.imatrix import SHRINKS
 from burnish.compress.statistics import Flow, batches, observe, through
 from burnish.core.errors import BadSettings
 from burnish.models.decoder import Decoder
-from burnish.models.formats.base import WeightFormat
-from burnish.models.formats.dense import DENSE
+from burnish.models.formats.base import WeightFormat, stored_bytes
+from burnish.models.formats.dense import DENSE, Dense
 from burnish.models.formats.integer import IntegerFormat
 from burnish.models.formats.table import integer_format
 from burnish.models.layers.linear import Linear
@@ -89,7 +89,7 @@ def measure(
 
     Raises ``BadSettings`` for a layer that is packed or that none of the formats fits.
     """
-    probe, cost = _Probe(decoder, calibration), cost or stored_bytes
+    probe, cost = _Probe(decoder, calibration), cost or group_bytes
     total = sum(len(groups_of(part, choice)) for part in probe.chain.parts)
     found: list[Sensitivity] = []
     for part in probe.chain.parts:
@@ -144,12 +144,12 @@ def _fits(name: str, layer: Linear, target: IntegerFormat) -> bool:
     return target.fits(layer.in_features)
 
 
-def stored_bytes(group: Group, target: WeightFormat) -> int:
+def group_bytes(group: Group, target: WeightFormat) -> int:
     """Bytes of a group's weights in a format."""
     shapes = [(layer.out_features, layer.in_features) for layer in group.layers.values()]
-    if isinstance(target, IntegerFormat):
-        return sum(target.stored_bytes(*shape) for shape in shapes)
-    return sum(STORED.itemsize * outputs * inputs for outputs, inputs in shapes)
+    if isinstance(target, Dense):
+        return sum(STORED.itemsize * outputs * inputs for outputs, inputs in shapes)
+    return sum(stored_bytes(target, *shape) for shape in shapes)
 
 
 class _Probe:

@@ -7,15 +7,17 @@ from typing import Literal
 
 from burnish.compress.passes.autoround import AutoRound
 from burnish.compress.passes.awq import ActivationAwareScaling
-from burnish.compress.passes.base import Needs, Pass, RoundingPass
+from burnish.compress.passes.base import IntegerRounding, Needs, Pass, RoundingPass
 from burnish.compress.passes.channels import Relearn, ShrinkChannels
 from burnish.compress.passes.choice import EIGHT_BITS, FormatChoice
 from burnish.compress.passes.distill import Distill
+from burnish.compress.passes.fp8 import Float8Rounding
 from burnish.compress.passes.gptq import Gptq
 from burnish.compress.passes.imatrix import ImportanceRounding
 from burnish.compress.passes.magnitude import MagnitudePruning
 from burnish.compress.passes.prune import PruningPass
 from burnish.compress.passes.qat import QuantizationAwareTraining
+from burnish.compress.passes.rotate import Rotate
 from burnish.compress.passes.rtn import RoundToNearest
 from burnish.compress.passes.shrink import Shrink
 from burnish.compress.passes.smoothquant import Smoothing
@@ -23,8 +25,9 @@ from burnish.compress.passes.sparsegpt import SparseGpt
 from burnish.compress.passes.sparsity import parse_sparsity
 from burnish.compress.passes.static import StaticInputs
 from burnish.compress.passes.wanda import Wanda
-from burnish.compress.passes.whole import WholePass
+from burnish.compress.passes.whole import DecoderPass, WholePass
 from burnish.core.errors import BadSettings, nearest
+from burnish.models.decoder import DecoderConfig
 from burnish.models.formats.base import WeightFormat
 from burnish.models.formats.dense import DENSE
 from burnish.models.formats.integer import IntegerFormat
@@ -34,6 +37,7 @@ from burnish.models.formats.table import get, integer_format
 PASSES: dict[str, type[Pass] | type[WholePass]] = {
     "shrink": Shrink,
     "distill": Distill,
+    "rotate": Rotate,
     "channels": ShrinkChannels,
     "relearn": Relearn,
     "magnitude": MagnitudePruning,
@@ -46,6 +50,7 @@ PASSES: dict[str, type[Pass] | type[WholePass]] = {
     "imatrix": ImportanceRounding,
     "gptq": Gptq,
     "autoround": AutoRound,
+    "fp8": Float8Rounding,
     "qat": QuantizationAwareTraining,
 }
 """The passes, by the word users write, in the order in which a recipe can have them."""
@@ -102,7 +107,7 @@ class Recipe:
             raise BadSettings(
                 f"recipe {self.name!r} has both average_bits and latency_share", remedy="Leave one of them out"
             )
-        if not (isinstance(last, RoundingPass) and last.needs.data):
+        if not (isinstance(last, IntegerRounding) and last.needs.data):
             raise BadSettings(
                 f"recipe {self.name!r} has {self.budget}, yet {pass_name(last)} rounds without data",
                 remedy="Use gptq or imatrix",
@@ -152,9 +157,9 @@ class Recipe:
 
     @staticmethod
     def _stores_eight_bits(last: WholePass | Pass) -> bool:
-        if not isinstance(last, RoundingPass | QuantizationAwareTraining):
+        if not isinstance(last, IntegerRounding | QuantizationAwareTraining):
             return False
-        return all(one.bits == EIGHT_BITS.bits for one in (*last.choice.formats, last.choice.head))
+        return all(one.bits == EIGHT_BITS.bits for one in last.choice.all)
 
     def _check_order(self, before: list[WholePass | Pass], step: WholePass | Pass) -> None:
         """What came before must let the step do its work."""
@@ -167,6 +172,11 @@ class Recipe:
             if isinstance(step, WholePass) and isinstance(earlier, Pass):
                 raise BadSettings(
                     f"recipe {self.name!r}: {pass_name(step)} changes the whole model, after {pass_name(earlier)}",
+                    remedy=f"Put it before {pass_name(earlier)}",
+                )
+            if isinstance(step, Shrink | Distill) and isinstance(earlier, DecoderPass) and earlier.mixes_columns:
+                raise BadSettings(
+                    f"recipe {self.name!r}: {pass_name(step)} needs the stream as it was, before {pass_name(earlier)}",
                     remedy=f"Put it before {pass_name(earlier)}",
                 )
         if isinstance(step, WholePass) and step.learns and not step.stores and not before:
@@ -185,7 +195,7 @@ class Recipe:
     def settled(self, formats: Mapping[str, str]) -> "Recipe":
         """This recipe with the format of each layer, by name, settled."""
         last = self.passes[-1]
-        assert isinstance(last, RoundingPass)
+        assert isinstance(last, IntegerRounding)
         choice = last.choice.settled({name: get(chosen) for name, chosen in formats.items()})
         return replace(self, passes=(*self.passes[:-1], replace(last, choice=choice)))
 
@@ -224,6 +234,22 @@ class Recipe:
         return last if isinstance(last, RoundingPass) else None
 
     @property
+    def formats(self) -> tuple[WeightFormat, ...]:
+        """Every format that the recipe may store a layer in."""
+        last = self.passes[-1]
+        kept = (get(self.keep_format),) if self.keep else ()
+        if isinstance(last, QuantizationAwareTraining):
+            return (*last.choice.all, *kept)
+        return (*last.formats, *kept) if isinstance(last, RoundingPass) else (DENSE,)
+
+    def shape(self, config: DecoderConfig) -> DecoderConfig:
+        """The sizes of what the passes over a whole decoder make of it. Raises ``BadSettings`` as they do."""
+        for step in self.whole:
+            if isinstance(step, DecoderPass):
+                config = step.shape(config)
+        return config
+
+    @property
     def needs(self) -> Needs:
         """What any of the passes needs."""
         found = [step.needs for step in self.passes]
@@ -244,7 +270,7 @@ def _keeping(step: WholePass | Pass, kept: frozenset[str], kept_format: WeightFo
     """A pass that prunes none of these layers and stores them in this format."""
     if isinstance(step, PruningPass):
         return replace(step, spared=kept)
-    if isinstance(step, RoundingPass | ActivationAwareScaling | QuantizationAwareTraining):
+    if isinstance(step, IntegerRounding | ActivationAwareScaling | QuantizationAwareTraining):
         return replace(step, choice=step.choice.settled(dict.fromkeys(sorted(kept), kept_format)))
     return step
 

@@ -9,10 +9,12 @@ from burnish.compress.passes.base import Pass
 from burnish.compress.passes.channels import Relearn, ShrinkChannels
 from burnish.compress.passes.choice import FormatChoice
 from burnish.compress.passes.distill import Distill
+from burnish.compress.passes.fp8 import Float8Rounding
 from burnish.compress.passes.gptq import Gptq
 from burnish.compress.passes.imatrix import ImportanceRounding
 from burnish.compress.passes.magnitude import MagnitudePruning
 from burnish.compress.passes.qat import QuantizationAwareTraining
+from burnish.compress.passes.rotate import Rotate
 from burnish.compress.passes.rtn import RoundToNearest
 from burnish.compress.passes.shrink import Shrink
 from burnish.compress.passes.smoothquant import Smoothing
@@ -165,6 +167,16 @@ _STATIC = Recipe(
     "eight bits for weights and inputs, one settled scale for all inputs of a layer, GPTQ; images and encoders",
     (StaticInputs(), Gptq(_choice("int8"))),
 )
+_ROTATED = Recipe(
+    "int4-rotate-gptq-g128",
+    f"{_ABOUT['int4-g128']}, stream and values rotated so that outliers spread (QuaRot), then GPTQ",
+    (Rotate(), Gptq(_choice("int4-g128"))),
+)
+_FP8 = Recipe(
+    "fp8-dynamic",
+    "eight-bit floats, a scale per output; inputs rounded per token on GPUs",
+    (Float8Rounding(),),
+)
 _LOSSY_ENOUGH = {"int8": ("", "-imatrix", "-gptq")}  # of eight bits nothing is left for scaling to win
 RECIPES = (
     {
@@ -177,5 +189,5 @@ RECIPES = (
     | _SPARSE_RECIPES
     | _LEARNED
     | _NETWORKS
-    | {_W8A8.name: _W8A8, _STATIC.name: _STATIC}
+    | {recipe.name: recipe for recipe in (_W8A8, _STATIC, _ROTATED, _FP8)}
 )

@@ -11,6 +11,7 @@ from burnish.compress.chain import Chain, decoder_chain
 from burnish.compress.journal import Journal, Settled
 from burnish.compress.latency import Product, measure_costs, need_native
 from burnish.compress.mixed import Group, choose, choose_within, groups_of, measure, measure_together
+from burnish.compress.passes.base import IntegerRounding
 from burnish.compress.passes.choice import EIGHT_BITS
 from burnish.compress.passes.whole import Changed, DecoderPass, Material, NetworkPass, WholePass
 from burnish.compress.recipe import Recipe, pass_name
@@ -43,7 +44,6 @@ def apply(
     check(decoder, recipe, has_data=calibration is not None)
     changed = Changed(decoder)
     for number, step in enumerate(recipe.whole):
-        assert calibration is not None
         assert isinstance(step, DecoderPass)
         state = None if journal is None else journal.training(number)
         done = step.apply(changed.decoder, Material(decoder, calibration, state, progress))
@@ -149,7 +149,7 @@ def _settled(recipe: Recipe, decoder: Decoder, calibration: Calibration, progres
     """Each layer's format as its measured sensitivity and the budget say, measured again."""
     if recipe.latency_share is not None:
         return _settled_by_time(recipe, decoder, calibration, progress)
-    assert recipe.rounding is not None
+    assert isinstance(recipe.rounding, IntegerRounding)
     assert recipe.average_bits is not None
     sensitivities = measure(decoder, calibration, recipe.rounding.choice, progress=progress)
     num_weights = sum(map(_num_weights, decoder_chain(decoder).layers.values()))
@@ -161,7 +161,7 @@ def _settled(recipe: Recipe, decoder: Decoder, calibration: Calibration, progres
 
 def _settled_by_time(recipe: Recipe, decoder: Decoder, calibration: Calibration, progress: Progress | None) -> Settled:
     """The same within a share of the time that int8 takes. Raises ``BadSettings`` when no format is fast enough."""
-    assert recipe.rounding is not None
+    assert isinstance(recipe.rounding, IntegerRounding)
     assert recipe.latency_share is not None
     chain, choice = decoder_chain(decoder), recipe.rounding.choice
     groups = [group for part in chain.parts for group in groups_of(part, choice)]

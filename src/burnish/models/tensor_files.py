@@ -17,6 +17,13 @@ from burnish.core.errors import BadCheckpoint, NotFound
 from burnish.models.raw_config import read_json
 
 _FLOATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
+_CODES = {
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.int32: "I32",
+    torch.int64: "I64",
+    torch.float8_e4m3fn: "F8_E4M3",
+}
 SHARD_BYTES = 5 * 10**9  # of a file, at most
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -132,13 +139,6 @@ def _shard_name(index: int, count: int) -> str:
     return f"model-{index + 1:05d}-of-{count:05d}.safetensors"
 
 
-def is_float(dtype: str) -> bool:
-    """Whether safetensors' word names a floating type."""
-    return dtype.startswith(("F", "BF"))
-
-
 def same_kind(stored: str, wanted: torch.dtype) -> bool:
-    """Whether a stored type can be loaded as ``wanted``: any float as float, integers exactly."""
-    if wanted.is_floating_point:
-        return is_float(stored)
-    return stored == {torch.int8: "I8", torch.uint8: "U8", torch.int32: "I32", torch.int64: "I64"}.get(wanted)
+    """Whether a stored type can be loaded as ``wanted``: codes exactly, any float but those of a byte as float."""
+    return stored == _CODES[wanted] if wanted in _CODES else stored in _FLOATS

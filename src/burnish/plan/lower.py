@@ -15,7 +15,6 @@ from burnish.core.errors import BadCheckpoint, BadRequest
 from burnish.kernels.tiles import Tiles, narrowest, pack_codes, pack_floats, stack
 from burnish.models.checkpoint import main_format
 from burnish.models.decoder import Block, Decoder
-from burnish.models.formats.dense import Dense
 from burnish.models.formats.integer import IntegerFormat, Quantized
 from burnish.models.layers.linear import Linear as LinearLayer
 from burnish.models.layers.mlp import ACTIVATIONS, MLP, GatedMLP
@@ -241,10 +240,9 @@ def _named(name: str, pack: Callable[[], Tiles]) -> Tiles:
 
 
 def _tiles(layer: LinearLayer) -> Tiles:
-    """A linear layer's weight in the kernels' layout, in the format it is stored in."""
-    if isinstance(layer.format, Dense):
-        return _dense_tiles(layer.weight)
-    assert isinstance(layer.format, IntegerFormat)
+    """A linear layer's weight in the kernels' layout: integers as they are stored, everything else as floats."""
+    if not isinstance(layer.format, IntegerFormat):
+        return _dense_tiles(layer.dense_weight())
     quantized: Quantized = layer.format.restore(layer.packed())
     zeros = getattr(quantized, "zeros", None)
     scales = quantized.scales.float().numpy()

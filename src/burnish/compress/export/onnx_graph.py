@@ -195,11 +195,14 @@ def _by_channel(graph: Graph, layer: Linear, codes: Tensor, scales: Tensor, filt
 
 def _stored(graph: Graph, layer: Linear, codes: Tensor) -> str:
     assert isinstance(layer.format, IntegerFormat)
-    return graph.nibbles(codes) if layer.format.bits <= _NIBBLE else graph.constant(codes)
+    is_narrow = -(1 << (_NIBBLE - 1)) <= int(codes.min()) <= int(codes.max()) < 1 << (_NIBBLE - 1)
+    return graph.nibbles(codes) if is_narrow and layer.format.bits <= _NIBBLE else graph.constant(codes)
 
 
 def _signed(found: Quantized) -> Tensor:
-    """Codes (O, I) without zero points, int8. Those of at most seven bits and of a symmetric eight have room."""
+    """Codes (O, I) without zero points, int8. Those of at most seven bits and of a symmetric eight have room; four bits
+    less a zero point may take five.
+    """
     if found.zeros is None:
         return found.codes
     width = found.codes.shape[1] // found.zeros.shape[1]

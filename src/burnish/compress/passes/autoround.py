@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from burnish.compress.chain import HEAD, Part
-from burnish.compress.passes.base import Needs, RoundingPass
+from burnish.compress.passes.base import IntegerRounding, Needs
 from burnish.compress.passes.choice import dense_weight, store
 from burnish.compress.passes.grid import Grid, fit, quantize, quantized, storable
 from burnish.compress.passes.imatrix import ROWS, SHRINKS
@@ -26,7 +26,7 @@ STRETCH = 0.1  # how far a scale may move, as a share of itself
 
 
 @dataclass(frozen=True)
-class AutoRound(RoundingPass):
+class AutoRound(IntegerRounding):
     """Learns roundings and scales of all layers of a part together, so that the part gives what it gave before.
 
     What a part should give is what it gave in the uncompressed model; what flows into it comes from the compressed

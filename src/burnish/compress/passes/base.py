@@ -9,6 +9,7 @@ from burnish.compress.chain import Part
 from burnish.compress.passes.choice import FormatChoice, refuse_packed
 from burnish.compress.statistics import Flow
 from burnish.core.records import LayerRecord
+from burnish.models.formats.base import WeightFormat
 from burnish.models.formats.integer import IntegerFormat
 from burnish.models.layers.linear import Linear
 
@@ -39,11 +40,29 @@ class Pass(ABC):
         """Change the part in place; leave a record of every weight stored. ``flow`` is there if it needs data."""
 
 
-@dataclass(frozen=True)
 class RoundingPass(Pass):
-    """A pass that stores weights as integers: the last of a recipe."""
+    """A pass that stores weights in few bits: the last of a recipe."""
+
+    @property
+    @abstractmethod
+    def formats(self) -> tuple[WeightFormat, ...]:
+        """Every format that it may store a layer in."""
+
+    @abstractmethod
+    def target(self, name: str, layer: Linear) -> WeightFormat:
+        """The format it stores a layer in. Raises ``BadSettings`` when none fits."""
+
+
+@dataclass(frozen=True)
+class IntegerRounding(RoundingPass):
+    """A pass that stores weights as integers."""
 
     choice: FormatChoice
+
+    @property
+    def formats(self) -> tuple[IntegerFormat, ...]:
+        """Those of the choice."""
+        return self.choice.all
 
     def check(self, name: str, layer: Linear) -> None:
         """Raise ``BadSettings`` for a layer that is not dense or fits none of the formats."""

@@ -28,6 +28,11 @@ class FormatChoice:
     assigned: Mapping[str, IntegerFormat] = field(default_factory=dict)  # layers whose format is settled, by name
     dense: frozenset[str] = frozenset()  # layers that stay as they are, by name
 
+    @property
+    def all(self) -> tuple[IntegerFormat, ...]:
+        """Every format that a layer may take, each once."""
+        return tuple(dict.fromkeys((*self.formats, self.head, *self.assigned.values())))
+
     def check(self, name: str, layer: Linear) -> None:
         """Raise ``BadSettings`` for a layer that is not dense or fits none of the formats."""
         refuse_packed(name, layer)

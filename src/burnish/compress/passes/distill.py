@@ -33,7 +33,7 @@ class Distill(DistillConfig, DecoderPass):
 
 def teach(student: nn.Module, decoder: Decoder, material: Material, config: DistillConfig) -> None:
     """Train ``student``, which holds ``decoder``, on the calibration text."""
-    text = split(material.calibration.text, config.length)
+    text = split(material.data.text, config.length)
     Distillation(student, decoder, material.teacher, text, config).run(
         progress=material.progress, save_to=material.state
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from burnish.compress.chain import Part
-from burnish.compress.passes.base import Needs, RoundingPass
+from burnish.compress.passes.base import IntegerRounding, Needs
 from burnish.compress.passes.choice import dense_weight, store
 from burnish.compress.passes.grid import Grid, fit, quantize
 from burnish.compress.passes.imatrix import SHRINKS
@@ -26,7 +26,7 @@ ROWS = 256
 
 
 @dataclass(frozen=True)
-class Gptq(RoundingPass):
+class Gptq(IntegerRounding):
     """Rounds each layer so that its outputs, not its weights, stay what they were.
 
     ``order``: which column is rounded first. "natural": as they come. "static": those of the largest inputs, with the

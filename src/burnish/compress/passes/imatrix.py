@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from burnish.compress.chain import Part
-from burnish.compress.passes.base import Needs, RoundingPass
+from burnish.compress.passes.base import IntegerRounding, Needs
 from burnish.compress.passes.choice import dense_weight, store
 from burnish.compress.passes.grid import quantize
 from burnish.compress.statistics import Flow, observe
@@ -20,7 +20,7 @@ ROWS = 256
 
 
 @dataclass(frozen=True)
-class ImportanceRounding(RoundingPass):
+class ImportanceRounding(IntegerRounding):
     """Searches each group's scale under the importance of its columns."""
 
     needs: ClassVar[Needs] = Needs(data=True)

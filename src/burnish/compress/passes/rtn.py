@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from burnish.compress.chain import Part
-from burnish.compress.passes.base import Needs, RoundingPass
+from burnish.compress.passes.base import IntegerRounding, Needs
 from burnish.compress.passes.choice import dense_weight, store
 from burnish.compress.passes.grid import quantize
 from burnish.compress.statistics import Flow
@@ -13,7 +13,7 @@ from burnish.core.records import LayerRecord
 
 
 @dataclass(frozen=True)
-class RoundToNearest(RoundingPass):
+class RoundToNearest(IntegerRounding):
     """Rounds every layer on its own."""
 
     needs: ClassVar[Needs] = Needs(data=False)

@@ -27,7 +27,7 @@ class Shrink(Shrinkage, DecoderPass):
         """Return the smaller decoder."""
         target = self.shape(decoder.config)
         measure = by_activations if self.by == "activations" else by_gradient
-        importance = measure(decoder, material.calibration.tokens)
+        importance = measure(decoder, material.data.tokens)
         return Changed(take(decoder, target, choose(importance, decoder.config, target)))
 
     def memory_bytes(self, model: nn.Module) -> int:

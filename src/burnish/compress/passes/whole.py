@@ -20,9 +20,15 @@ class Material(NamedTuple):
     """What a whole model is changed with."""
 
     teacher: Decoder  # the model as it came
-    calibration: Calibration
+    calibration: Calibration | None = None  # where the pass needs data
     state: Path | None = None  # where a training keeps what it has done; None: nowhere
     progress: Callable[[int, int], None] | None = None  # (steps done, steps in all)
+
+    @property
+    def data(self) -> Calibration:
+        """The calibration data of a pass that needs it."""
+        assert self.calibration is not None
+        return self.calibration
 
 
 class Changed(NamedTuple):
@@ -65,6 +71,9 @@ class NetworkPass(WholePass):
 
 class DecoderPass(WholePass):
     """Makes one decoder of another."""
+
+    mixes_columns: ClassVar[bool] = False
+    """Whether a column of the stream means nothing any more afterwards, so that none can be left out or compared."""
 
     def shape(self, config: DecoderConfig) -> DecoderConfig:
         """The sizes of what ``apply`` makes of a decoder of that configuration."""

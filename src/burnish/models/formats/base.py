@@ -1,5 +1,6 @@
 """What a weight format is. Shapes: O outputs, I inputs."""
 
+import math
 from typing import NamedTuple, Protocol
 
 import torch
@@ -35,3 +36,9 @@ class WeightFormat(Protocol):
     def unpack(self, packed: Packed) -> Tensor:
         """The weight as float32 (O, I)."""
         ...
+
+
+def stored_bytes(weight_format: WeightFormat, outputs: int, inputs: int) -> int:
+    """Bytes of a weight (O, I) with its scales."""
+    layout = weight_format.layout(outputs, inputs)
+    return sum(math.prod(spec.shape) * spec.dtype.itemsize for spec in layout.values())

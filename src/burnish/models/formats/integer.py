@@ -6,7 +6,6 @@ which is what the native kernels take. ``unpack`` gives the weight as float32, f
 Shapes: O outputs, I inputs, N groups of consecutive inputs sharing a scale.
 """
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -96,11 +95,6 @@ class IntegerFormat:
         if self.asymmetric:
             specs["weight_zero_point"] = TensorSpec((num_words(outputs, self.bits), groups), torch.int32)
         return specs
-
-    def stored_bytes(self, outputs: int, inputs: int) -> int:
-        """Bytes of a weight (O, I) with its scales."""
-        layout = self.layout(outputs, inputs)
-        return sum(math.prod(spec.shape) * spec.dtype.itemsize for spec in layout.values())
 
     def pack(self, quantized: Quantized) -> Packed:
         """Store codes and scales as they are."""

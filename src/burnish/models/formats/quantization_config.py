@@ -15,12 +15,16 @@ from burnish.models.formats.base import WeightFormat
 from burnish.models.formats.compressed_tensors import CompressedTensors
 from burnish.models.formats.dense import DENSE
 from burnish.models.formats.foreign import Foreign
+from burnish.models.formats.fp8 import Float8Format
 from burnish.models.formats.integer import IntegerFormat
 from burnish.models.formats.sparse import SparseFormat
 from burnish.models.formats.table import FORMATS
 
 METHOD, OWN_METHOD = "compressed-tensors", "burnish"
-INT8_LAYOUT, PACKED_LAYOUT, SPARSE_LAYOUT = "int-quantized", "pack-quantized", "int-sparse24"
+INT8_LAYOUT, PACKED_LAYOUT = "int-quantized", "pack-quantized"
+SPARSE_LAYOUT, FP8_LAYOUT = "int-sparse24", "float-quantized"
+Scheme = IntegerFormat | Float8Format
+"""A format that a config group can speak of."""
 Assignment = Mapping[str, WeightFormat]  # module name in the checkpoint -> its format
 
 
@@ -90,17 +94,18 @@ _READERS: dict[str, Callable[[Mapping[str, Any], Iterable[str]], dict[str, Weigh
 
 
 def _read_group(group: Mapping[str, Any], default_layout: object) -> _Group:
-    is_known = _are_rounded_natively(group.get("input_activations")) or _are_static(group)
+    layout, weights = group.get("format") or default_layout, group.get("weights")
+    kind = weights.get("type", "int") if isinstance(weights, dict) else "int"
+    is_known = _are_left_alone(group.get("input_activations"), kind) or (kind == "int" and _are_static(group))
     if not is_known or group.get("output_activations"):
         raise BadCheckpoint(
-            "quantization_config: activations are supported as dynamic 8-bit integers of the inputs only",
+            "quantization_config: activations are supported as dynamic eight bits of the weights' kind, inputs only",
             remedy="Compress the weights only",
         )
-    layout, weights = group.get("format") or default_layout, group.get("weights")
     if isinstance(weights, dict):
         targets = _patterns(group.get("targets") or [], "targets")
         for weight_format in FORMATS.values():
-            if isinstance(weight_format, IntegerFormat):
+            if isinstance(weight_format, Scheme):
                 same_layout = layout in (_layout(weight_format), "compressed", "mixed-precision")
                 if same_layout and _agrees(weights, weight_format):
                     return _Group(targets, weight_format)
@@ -109,16 +114,19 @@ def _read_group(group: Mapping[str, Any], default_layout: object) -> _Group:
             return _Group(targets, foreign)
     raise BadCheckpoint(
         f"quantization_config: format {str(layout)[:40]!r} with weights {str(weights)[:200]} is not supported",
-        remedy=f"Known: integers of 4 or 8 bits, packed or not; best {', '.join(sorted(FORMATS))}",
+        remedy=f"Known: integers of 4 or 8 bits, packed or not, floats of 8 bits; best {', '.join(sorted(FORMATS))}",
     )
 
 
-def _are_rounded_natively(activations: object) -> bool:
-    """Whether what a scheme does to a layer's inputs is what the native kernels do anyway: int8 by token."""
+def _are_left_alone(activations: object, kind: str) -> bool:
+    """Whether what a scheme does to a layer's inputs needs no tensors of its own.
+
+    The native kernels round inputs of integer weights to int8 anyway; those of ``kind`` "float" stay floats here.
+    """
     if not isinstance(activations, dict):
         return not activations
-    kind = (activations.get("num_bits"), activations.get("type", "int"), activations.get("dynamic"))
-    return kind == (8, "int", True)
+    found = (activations.get("num_bits"), activations.get("type", "int"), activations.get("dynamic"))
+    return found == (8, kind, True)
 
 
 def _foreign(layout: object, found: Mapping[str, Any], actorder: object) -> CompressedTensors | None:
@@ -141,7 +149,7 @@ def _foreign(layout: object, found: Mapping[str, Any], actorder: object) -> Comp
     )
 
 
-def _agrees(weights: Mapping[str, Any], weight_format: IntegerFormat) -> bool:
+def _agrees(weights: Mapping[str, Any], weight_format: Scheme) -> bool:
     actorder_is_free = weights.get("actorder") in (None, "static", "weight")  # scales keep their places
     return actorder_is_free and _found(weights) == _arguments(weight_format)
 
@@ -163,7 +171,9 @@ _WEIGHT_DEFAULTS = {
 }
 
 
-def _arguments(weight_format: IntegerFormat) -> dict[str, Any]:
+def _arguments(weight_format: Scheme) -> dict[str, Any]:
+    if isinstance(weight_format, Float8Format):
+        return _WEIGHT_DEFAULTS | {"type": "float", "strategy": "channel"}
     return {
         "num_bits": weight_format.bits,
         "type": "int",
@@ -178,7 +188,9 @@ _BY_ROW = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token",
 _STATIC = {"num_bits": 8, "type": "int", "symmetric": False, "strategy": "tensor", "dynamic": False}
 
 
-def _layout(weight_format: IntegerFormat) -> str:
+def _layout(weight_format: Scheme) -> str:
+    if isinstance(weight_format, Float8Format):
+        return FP8_LAYOUT
     if isinstance(weight_format, SparseFormat):
         return SPARSE_LAYOUT
     return INT8_LAYOUT if weight_format.bits == 8 else PACKED_LAYOUT
@@ -211,10 +223,11 @@ def write_quantization(
 ) -> dict[str, Any] | None:
     """The ``quantization_config`` of an assignment, None when everything is dense.
 
-    ``int8_activations``: layers of eight bits are to have their inputs rounded as well, row by row. ``static``: layers
-    whose inputs are rounded to steps stored beside the weight; all layers of a format are, or none.
+    ``int8_activations``: layers of eight-bit integers are to have their inputs rounded as well, row by row. Those of
+    eight-bit floats always are: that is what engines on GPUs have kernels for. ``static``: layers whose inputs are
+    rounded to steps stored beside the weight; all layers of a format are, or none.
     """
-    used = sorted({f for f in assignment.values() if isinstance(f, IntegerFormat)}, key=lambda f: f.name)
+    used = sorted({f for f in assignment.values() if isinstance(f, Scheme)}, key=lambda f: f.name)
     if not used:
         return None
     members = {f: [name for name, other in assignment.items() if other == f] for f in used}
@@ -232,12 +245,15 @@ def write_quantization(
             }
             for index, weight_format in enumerate(used)
         },
-        "ignore": [name for name, weight_format in assignment.items() if not isinstance(weight_format, IntegerFormat)],
+        "ignore": [name for name, weight_format in assignment.items() if not isinstance(weight_format, Scheme)],
         "kv_cache_scheme": None,
     }
 
 
-def _activations(weight_format: IntegerFormat, int8_activations: bool, static: frozenset[str]) -> dict[str, Any] | None:
+def _activations(weight_format: Scheme, int8_activations: bool, static: frozenset[str]) -> dict[str, Any] | None:
+    """What engines that follow the file make of a layer's inputs."""
+    if isinstance(weight_format, Float8Format):
+        return _BY_ROW | {"type": "float"}
     if static:
         return _STATIC
     return _BY_ROW if int8_activations and weight_format.bits == 8 else None

@@ -3,11 +3,13 @@
 from burnish.core.errors import BadRequest, BadSettings, nearest
 from burnish.models.formats.base import WeightFormat
 from burnish.models.formats.dense import DENSE
+from burnish.models.formats.fp8 import FP8
 from burnish.models.formats.integer import IntegerFormat
 from burnish.models.formats.sparse import SparseFormat
 
 _ALL: tuple[WeightFormat, ...] = (
     DENSE,
+    FP8,
     IntegerFormat("int8", 8, None),
     *(IntegerFormat(f"int8-g{size}", 8, size) for size in (128, 64, 32)),
     *(IntegerFormat(f"int{bits}-g{size}", bits, size) for bits in (4, 3, 2) for size in (128, 64, 32)),
