@@ -32,7 +32,7 @@ from burnish.models.gguf.write_tensors import stored_name
 from burnish.models.locate import locate
 from burnish.models.tensor_names import linears
 from burnish.models.tokenizer import load_tokenizer
-from scripts.write_compression import CALIBRATION, DOCS, ROOT, TEXTS
+from scripts.measured import CALIBRATION, DOCS, ROOT, TEXTS
 
 PYTHON = ROOT / "benchmarks" / ".envs" / "llama_cpp" / "bin" / "python"
 RECIPES = ("int4-g32", "int4-gptq-g32", "int4-awq-gptq-g32", "int4-autoround-g32")
