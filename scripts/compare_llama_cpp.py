@@ -113,10 +113,15 @@ def _files(folder: Path, recipes: Sequence[str], calibration: Path) -> dict[str,
     for recipe in recipes:
         out = files[f"burnish {recipe}"] = folder / f"{recipe}.gguf"
         if not out.exists():
-            needs = Asked(calibration=calibration) if find_recipe(recipe).needs.data else None
-            write_variant(locate("builtin"), folder / recipe, recipe, _silent, needs)
+            _write(folder / recipe, recipe, calibration)
             write_export(folder / recipe, out, "gguf", _silent, embeddings="q8_0")
     return files
+
+
+def _write(out: Path, recipe: str, calibration: Path) -> None:
+    if not out.exists():
+        needs = Asked(calibration=calibration) if find_recipe(recipe).needs.data else None
+        write_variant(locate("builtin"), out, recipe, _silent, needs)
 
 
 def _silent(*_: object) -> None:
