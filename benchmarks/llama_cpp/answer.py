@@ -1,9 +1,10 @@
 """What llama.cpp makes of a GGUF file: tokens of texts, greedy continuations, losses of windows of tokens.
 
-    python -m benchmarks.llama_cpp.answer MODEL.gguf < questions.json > answers.json
+    python -m benchmarks.llama_cpp.answer MODEL.gguf [PARENT.gguf] < questions.json > answers.json
 
 Questions: {"texts": [text], "prompts": [[token]], "new_tokens": N, "windows": [[[token], number of last ones scored]]};
-answers: {"texts": [[token]], "prompts": [[token]], "windows": [[loss in nats]]}.
+answers: {"texts": [[token]], "prompts": [[token]], "windows": [[loss in nats]]}, and with a parent "divergences": the
+same form, KL(parent | model) in nats.
 """
 
 import json
@@ -50,14 +51,13 @@ class Model:
             fed = made[-1:]
         return made
 
-    def losses(self, tokens: Sequence[int], num_scored: int) -> list[float]:
-        """Loss in nats of the last tokens of a window."""
+    def scores(self, tokens: Sequence[int], num_scored: int) -> NDArray[np.float64]:
+        """Log-probabilities (num_scored, V) where the last tokens of a window stand."""
         self._forget()
         logits = self._logits(tokens, 0, num_scored + 1)[:-1].astype(np.float64)
         logits -= logits.max(1, keepdims=True)
-        chosen = logits[np.arange(num_scored), tokens[-num_scored:]]
-        losses: list[float] = (np.log(np.exp(logits).sum(1)) - chosen).tolist()
-        return losses
+        scores: NDArray[np.float64] = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        return scores
 
     def _forget(self) -> None:
         llama.llama_memory_clear(llama.llama_get_memory(self._context), True)
@@ -81,17 +81,26 @@ class Model:
 _SILENT = llama.llama_log_callback(lambda level, text, data: None)
 
 
-def main(path: str, asked: dict[str, Any]) -> dict[str, Any]:
+def main(path: str, asked: dict[str, Any], against: str | None = None) -> dict[str, Any]:
     """Answer all questions."""
     windows, prompts, new_tokens = asked.get("windows", []), asked.get("prompts", []), asked.get("new_tokens", 0)
     sizes = [len(tokens) for tokens, _ in windows] + [len(prompt) + new_tokens for prompt in prompts]
     model = Model(path, max(sizes, default=32))
+    parent = None if against is None else Model(against, max(sizes, default=32))
+    losses, divergences = [], []
+    for tokens, num_scored in windows:
+        scores = model.scores(tokens, num_scored)
+        losses.append((-scores[np.arange(num_scored), tokens[-num_scored:]]).tolist())
+        if parent is not None:
+            theirs = parent.scores(tokens, num_scored)
+            divergences.append((np.exp(theirs) * (theirs - scores)).sum(1).tolist())
     return {
         "texts": [model.tokenize(text) for text in asked.get("texts", [])],
         "prompts": [model.greedy(prompt, new_tokens) for prompt in prompts],
-        "windows": [model.losses(tokens, num_scored) for tokens, num_scored in windows],
+        "windows": losses,
+        "divergences": divergences,
     }
 
 
 if __name__ == "__main__":
-    json.dump(main(sys.argv[1], json.load(sys.stdin)), sys.stdout)
+    json.dump(main(sys.argv[1], json.load(sys.stdin), *sys.argv[2:]), sys.stdout)

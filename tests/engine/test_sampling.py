@@ -125,7 +125,7 @@ def test_logits_that_are_no_numbers_fail_their_row_only() -> None:
         {"presence_penalty": 2.1},
         {"frequency_penalty": -3},
         {"repetition_penalty": 0},
-        {"max_tokens": 0},
+        {"max_tokens": -1},
         {"n": 0},
         {"logprobs": -1},
         {"stop": ("",)},

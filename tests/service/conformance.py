@@ -182,6 +182,44 @@ class Conformance:
         offsets = [c.choices[0].logprobs.text_offset or [] for c in chunks if c.choices[0].logprobs]
         assert list(itertools.chain.from_iterable(offsets)) == logprobs.text_offset
 
+    def test_an_echo_says_the_prompt_and_how_likely_it_was(self, client: OpenAI, model: str) -> None:
+        asked: dict[str, Any] = {"model": model, "prompt": "Once upon a", "logprobs": 2, **FIXED}
+        plain, answer = client.completions.create(**asked), client.completions.create(echo=True, **asked)
+        assert answer.usage == plain.usage
+        assert answer.usage is not None
+        text, logprobs, count = answer.choices[0].text, answer.choices[0].logprobs, answer.usage.prompt_tokens
+        assert text == "Once upon a" + plain.choices[0].text
+        assert logprobs is not None
+        assert plain.choices[0].logprobs is not None
+        assert logprobs.token_logprobs is not None
+        assert [logprob is None for logprob in logprobs.token_logprobs] == [True] + [False] * (count + 11)
+        assert logprobs.token_logprobs[count:] == plain.choices[0].logprobs.token_logprobs
+        assert logprobs.tokens is not None
+        assert logprobs.text_offset is not None
+        for token, offset in zip(logprobs.tokens[1:count], logprobs.text_offset[1:count], strict=True):
+            assert text[offset:].startswith(token)
+        chunks = list(client.completions.create(echo=True, stream=True, **asked))
+        assert "".join(chunk.choices[0].text for chunk in chunks) == text
+        parts = [part for chunk in chunks if (part := chunk.choices[0].logprobs)]
+        assert [one for part in parts for one in part.token_logprobs or []] == logprobs.token_logprobs
+        assert [one for part in parts for one in part.text_offset or []] == logprobs.text_offset
+
+    def test_an_echo_without_output_scores_a_text(self, client: OpenAI, model: str, base_url: str) -> None:
+        ids = httpx.post(f"{base_url}/tokenize", json={"prompt": "Once upon a"}).json()["tokens"]
+        echo: dict[str, Any] = {"model": model, "echo": True, "logprobs": 1, "temperature": 0}
+        longer = client.completions.create(prompt="Once upon a", max_tokens=1, **echo).choices[0]
+        answer = client.completions.create(prompt=[ids, ids], max_tokens=0, **echo)
+        assert answer.usage is not None
+        assert answer.usage.completion_tokens == 0
+        assert longer.logprobs is not None
+        assert longer.logprobs.token_logprobs is not None
+        for choice in answer.choices:
+            assert (choice.text, choice.finish_reason) == ("Once upon a", "length")
+            assert choice.logprobs is not None
+            assert choice.logprobs.token_logprobs == longer.logprobs.token_logprobs[:-1]
+        bare = client.completions.create(model=model, prompt="Once", echo=True, max_tokens=0).choices[0]
+        assert (bare.text, bare.logprobs) == ("Once", None)
+
     def test_completion_default_length_is_16(self, client: OpenAI, model: str) -> None:
         answer = client.completions.create(model=model, prompt="Once", temperature=0, extra_body={"ignore_eos": True})
         assert answer.usage is not None
@@ -230,7 +268,7 @@ class Conformance:
             ({"prompt": [[1, 2], [-1]]}, "prompt[1][0]"),
             ({"prompt": ["a"] * 1000}, "prompt"),
             ({"best_of": 2}, "best_of"),
-            ({"echo": True}, "echo"),
+            ({"max_tokens": 0}, "max_tokens"),
             ({"suffix": "x"}, "suffix"),
             ({"logprobs": 1000}, "logprobs"),
         ],

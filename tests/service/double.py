@@ -18,6 +18,7 @@ from burnish.core.types import (
     Load,
     Message,
     ModelCard,
+    PromptEvent,
     Request,
     StartEvent,
     TokenEvent,
@@ -89,7 +90,8 @@ class Double:
         name, said = request.request_id, 0
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         script = [*self.text.encode(), EOS]
-        limit = min(request.sampling.max_tokens or 10**9, CARD.max_request_tokens - len(request.prompt), len(script))
+        most = 10**9 if request.sampling.max_tokens is None else request.sampling.max_tokens
+        limit = min(most, CARD.max_request_tokens - len(request.prompt), len(script))
 
         def finish(reason: FinishReason, error: str | None = None) -> FinishEvent:
             usage = Usage(len(request.prompt), said, min(3, len(request.prompt)))
@@ -97,11 +99,17 @@ class Double:
 
         while self.hold:
             await asyncio.sleep(0.005)
+        if request.sampling.prompt_logprobs is not None:
+            yield StartEvent(request_id=name, queue_s=0.001)
+            for token_id in request.prompt[1:]:
+                scores = _logprobs(request, token_id, token_id)
+                assert scores is not None
+                yield PromptEvent(request_id=name, token_ids=(token_id,), logprobs=scores)
         for token_id in script[:limit]:
             if error := self.fail(request, said):
                 yield finish("error", error)
                 return
-            if said == 0:
+            if said == 0 and request.sampling.prompt_logprobs is None:
                 yield StartEvent(request_id=name, queue_s=0.001)
             await asyncio.sleep(self.pause_s)
             said += 1

@@ -38,7 +38,7 @@ def admit(request: Request, limits: Limits) -> int:
             remedy=f"Use max_tokens of at most {limits.max_tokens - length}",
             param="max_tokens",
         )
-    return sampling.max_tokens or limits.max_tokens - length
+    return limits.max_tokens - length if sampling.max_tokens is None else sampling.max_tokens
 
 
 def check_ids(ids: Iterable[int], vocab_size: int, param: str) -> None:

@@ -14,7 +14,7 @@ KeyKind = Literal["f32", "f16", "int8"]
 
 
 _RANGES: dict[str, tuple[float, float]] = {
-    "max_tokens": (1, math.inf),
+    "max_tokens": (0, math.inf),
     "temperature": (0, 100),
     "top_p": (0, 1),
     "top_k": (0, math.inf),
@@ -24,8 +24,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "repetition_penalty": (0.01, 100),
     "n": (1, math.inf),
     "logprobs": (0, math.inf),
+    "prompt_logprobs": (0, math.inf),
 }
-_INTEGERS = ("max_tokens", "top_k", "n", "logprobs", "seed")
+_INTEGERS = ("max_tokens", "top_k", "n", "logprobs", "prompt_logprobs", "seed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +37,8 @@ class Sampling:
     generated (OpenAI's definition); ``repetition_penalty`` divides positive and multiplies negative logits of
     tokens seen in prompt or output (Keskar et al. 2019). ``logprobs`` asks for that many alternatives beside the
     chosen token (0: the chosen token only; None: none), under the distribution before temperature and filters.
+    ``prompt_logprobs`` asks the same of the prompt's own tokens, the first left out, which nothing predicts; with
+    ``max_tokens`` 0 nothing is generated.
     """
 
     max_tokens: int | None = 16  # None: until the context is full
@@ -53,6 +56,7 @@ class Sampling:
     ignore_eos: bool = False
     n: int = 1
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
     @property
     def is_penalized(self) -> bool:
@@ -149,6 +153,15 @@ class StartEvent:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PromptEvent:
+    """The next tokens of a prompt, from its second on, and how likely they were: before the first ``TokenEvent``."""
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TokenEvent:
     """New tokens of a request. ``text`` may lag behind: it never ends in half a character or half a stop string."""
 
@@ -168,7 +181,7 @@ class FinishEvent:
     error: str | None = None  # with reason "error": one line; the request may be sent again
 
 
-Event = StartEvent | TokenEvent | FinishEvent
+Event = StartEvent | PromptEvent | TokenEvent | FinishEvent
 
 
 class Load(NamedTuple):

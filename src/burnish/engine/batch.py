@@ -10,18 +10,22 @@ from burnish.plan.ops import StepInputs
 
 
 def make_batch(chunks: tuple[Chunk, ...], block_size: int) -> StepInputs:
-    """Lay the chunks one after the other."""
+    """Lay the chunks one after the other.
+
+    Logits are wanted of a chunk's scored rows and, where it is the last of what is known, of its end.
+    """
     tokens: list[int] = []
     positions: list[int] = []
     slots: list[int] = []
     last_rows: list[int] = []
     for chunk in chunks:
         sequence, num_tokens = chunk
-        first = sequence.num_computed
+        first, row = sequence.num_computed, len(tokens)
         tokens += sequence.tokens[first : first + num_tokens]
         positions += range(first, first + num_tokens)
         blocks = sequence.blocks
         slots += [blocks[p // block_size] * block_size + p % block_size for p in range(first, first + num_tokens)]
+        last_rows += [row + position - first for position in chunk.scored]
         if chunk.is_last:
             last_rows.append(len(tokens) - 1)
     return StepInputs(

@@ -1,18 +1,20 @@
 """The engine: schedule -> forward -> update, for all requests together. One thread at a time may call it."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, Union
 
 from burnish.core.admission import Limits, admit
 from burnish.core.errors import BadRequest, Overloaded
-from burnish.core.types import Event, FinishEvent, FinishReason, Load, Request, StartEvent, TokenEvent
+from burnish.core.types import Event, FinishEvent, FinishReason, Load, PromptEvent, Request, StartEvent, TokenEvent
 from burnish.engine.batch import make_batch
 from burnish.engine.blocks import BlockPool
 from burnish.engine.config import EngineConfig, arena, resolve
 from burnish.engine.prefix import PrefixCache
 from burnish.engine.sampling import BatchState, Chosen, Row, sample
 from burnish.engine.scheduler import Schedule, Scheduler
+from burnish.engine.scoring import take_scores
 from burnish.engine.sequence import Sequence
 from burnish.engine.text import NoText, OutputText
 from burnish.models.tokenizer import Pieces, TextStream
@@ -109,10 +111,11 @@ class Engine:
             return []
         begun_s, schedule = self._clock(), self._scheduler.schedule()
         logits = self._compute(make_batch(schedule.chunks, self.config.block_size))
-        ready = [chunk.sequence for chunk in schedule.chunks if chunk.is_last]
-        chosen = sample(logits, self._state(ready))
+        ready = [chunk.sequence for chunk in schedule.chunks if chunk.is_last]  # each has a row left after scoring
+        scored = take_scores(schedule.chunks, logits)
+        chosen = sample(scored.rest, self._state(ready))
         self._num_steps += 1
-        self._update(begun_s, schedule, ready, chosen)
+        self._update(begun_s, schedule, scored.events, list(zip(ready, chosen, strict=True)))
         return self._take_events()
 
     def load(self) -> Load:
@@ -136,20 +139,33 @@ class Engine:
             for s in ready
         )
 
-    def _update(self, begun_s: float, schedule: Schedule, ready: list[Sequence], chosen: list[Chosen]) -> None:
-        """Book what was computed, append what was chosen."""
+    def _update(
+        self,
+        begun_s: float,
+        schedule: Schedule,
+        scored: list[PromptEvent],
+        chosen: list[tuple[Sequence, Chosen]],
+    ) -> None:
+        """Book what was computed, tell what was scored, append what was chosen."""
         for started in schedule.started:
             queue_s = begun_s - started.arrival_s
             self._outbox.append(StartEvent(request_id=started.request.request_id, queue_s=queue_s))
         for chunk in schedule.chunks:
             self._scheduler.advance(chunk)
-        for sequence, choice in zip(ready, chosen, strict=True):
-            self._append(sequence, choice)
+        for event in scored:
+            is_number = not any(math.isnan(token.logprob) for token in event.logprobs)
+            self._outbox.append(event if is_number else self._no_numbers(self._sequences[event.request_id]))
+        for sequence, choice in chosen:
+            if sequence.request.request_id in self._sequences:
+                self._append(sequence, choice)
 
     def _append(self, sequence: Sequence, choice: Chosen) -> None:
         """One new token, and the finish if it is the last."""
         if choice.token_id is None:
-            self._outbox.append(self._finish(sequence, "error", "the model's logits are not numbers"))
+            self._outbox.append(self._no_numbers(sequence))
+            return
+        if sequence.max_output == 0:
+            self._outbox.append(self._finish(sequence, "length"))
             return
         sequence.tokens.append(choice.token_id)
         is_end = self._ends(sequence, choice.token_id)
@@ -180,6 +196,9 @@ class Engine:
         if is_end or sequence.text.stopped:
             return "stop"
         return "length" if sequence.num_output == sequence.max_output else None
+
+    def _no_numbers(self, sequence: Sequence) -> FinishEvent:
+        return self._finish(sequence, "error", "the model's logits are not numbers")
 
     def _finish(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> FinishEvent:
         self._scheduler.remove(sequence)

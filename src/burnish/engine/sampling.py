@@ -82,7 +82,7 @@ def sample(logits: Floats, state: BatchState) -> list[Chosen]:
     return [
         Chosen(None, None)
         if best[r] is None or token is None
-        else Chosen(token, _logprobs(logits[r], token, state[r].sampling.logprobs))
+        else Chosen(token, _wanted(logits[r], token, state[r].sampling.logprobs))
         for r, token in enumerate(tokens)
     ]
 
@@ -119,12 +119,16 @@ def _changed(logits: Floats, state: BatchState, best: list[int | None]) -> Float
     return changed
 
 
-def _logprobs(logits: Floats, token: int, count: int | None) -> TokenLogprobs | None:
-    """Log-probabilities under the model's own distribution, before bias, penalties, temperature and filters."""
-    if count is None:
-        return None
+def _wanted(logits: Floats, token: int, count: int | None) -> TokenLogprobs | None:
+    return None if count is None else log_probabilities(logits, token, count)
+
+
+def log_probabilities(logits: Floats, token: int, count: int) -> TokenLogprobs:
+    """Of a token and the ``count`` likeliest, under the model's own logits (V,): no bias, penalty or filter."""
     wide = logits.astype(np.float64)
     highest = wide.max()
     scores = (wide - (highest + np.log(np.exp(wide - highest).sum()))).astype(np.float32)
-    best = np.argsort(-scores, kind="stable")[: min(count, len(scores))]
+    likely = np.flatnonzero(scores >= np.partition(scores, -count)[-count]) if 0 < count < len(scores) else None
+    candidates = np.arange(len(scores) if count else 0) if likely is None else likely
+    best = candidates[np.argsort(-scores[candidates], kind="stable")][:count]
     return TokenLogprobs(float(scores[token]), tuple(Alternative(int(i), float(scores[i])) for i in best))

@@ -25,6 +25,13 @@ class Chunk(NamedTuple):
         """Whether the step ends with everything known computed, so that a new token can be chosen."""
         return self.num_tokens == self.sequence.num_pending
 
+    @property
+    def scored(self) -> range:
+        """Positions whose logits tell how likely the prompt's next token was, where that is asked and not known."""
+        sequence = self.sequence
+        first, last = sequence.num_computed, sequence.num_computed + self.num_tokens
+        return range(max(first, sequence.num_scored), min(last, sequence.num_to_score))
+
 
 class Schedule(NamedTuple):
     """One step. Blocks for every chunk are allocated."""
@@ -81,6 +88,7 @@ class Scheduler:
         sequence = chunk.sequence
         before = sequence.num_computed // self.config.block_size
         sequence.num_computed += chunk.num_tokens
+        sequence.num_scored = max(sequence.num_scored, min(sequence.num_computed, sequence.num_to_score))
         if self.config.prefix_cache:
             for index in range(before, sequence.num_computed // self.config.block_size):
                 self.prefix.remember(sequence.chain, sequence.tokens, sequence.blocks[index])
@@ -156,6 +164,8 @@ class Scheduler:
         if self.running and sequence.refused_at is not None and self.pool.num_available <= sequence.refused_at:
             return False  # nothing was freed since: spare the look at every block of its prefix
         chain = self.prefix.find(sequence.tokens, sequence.request.salt) if self.config.prefix_cache else []
+        if sequence.num_scored < sequence.num_to_score:  # keys found in the cache come without logits
+            chain = chain[: 1 + sequence.num_scored // self.config.block_size]
         found = [entry.block for entry in chain[1:]]
         needed = -(-(sequence.num_known + 1) // self.config.block_size) - len(found)
         revived = sum(self.pool.references(block) == 0 for block in found)

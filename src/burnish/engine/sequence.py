@@ -20,6 +20,9 @@ class Sequence:
         self.arrival_s = arrival_s
         self.text = text
         self.num_computed = 0
+        wants_scores = request.sampling.prompt_logprobs is not None
+        self.num_to_score = len(request.prompt) - 1 if wants_scores else 0  # positions that predict a prompt token
+        self.num_scored = 0  # of them; stays when blocks are lost
         self.num_cached: int | None = None  # prompt tokens found in the prefix cache at first admission
         self.blocks: list[int] = []
         self.chain: list[Entry] = []  # of its full blocks; owned by the prefix cache

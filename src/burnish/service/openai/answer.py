@@ -8,7 +8,7 @@ from typing import Protocol
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from burnish.core.types import FinishEvent, TokenEvent
+from burnish.core.types import FinishEvent, PromptEvent, TokenEvent
 from burnish.service.front import Front
 from burnish.service.openai.prompt import Batch
 from burnish.service.openai.schema import GenerationBody
@@ -20,6 +20,7 @@ from burnish.service.stream import DONE, ChoiceEvent, merge, sse, streamed, whol
 class Choice:
     """Everything one choice has said."""
 
+    prompt: list[PromptEvent] = field(default_factory=list)
     tokens: list[TokenEvent] = field(default_factory=list)
     finish: FinishEvent | None = None
 
@@ -76,6 +77,8 @@ async def _document(front: Front, batch: Batch, form: Form) -> str:
         async for index, event in events:
             if isinstance(event, TokenEvent):
                 choices[index].tokens.append(event)
+            elif isinstance(event, PromptEvent):
+                choices[index].prompt.append(event)
             elif isinstance(event, FinishEvent):
                 choices[index].finish = event
     finishes = {index: choice.finish for index, choice in enumerate(choices) if choice.finish}

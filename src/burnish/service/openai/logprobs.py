@@ -3,7 +3,7 @@
 import codecs
 from collections.abc import Sequence
 
-from burnish.core.types import TextCodec, TokenEvent
+from burnish.core.types import PromptEvent, TextCodec, TokenEvent
 from burnish.service.openai.shapes import ChatLogprobs, TextLogprobs, TokenLogprob, TopLogprob
 
 LEAST = -9999.0  # OpenAI's word for "very unlikely"; JSON has no minus infinity
@@ -44,7 +44,17 @@ class TextOffsets:
         return offset
 
 
-def text_logprobs(codec: TextCodec | None, event: TokenEvent, offsets: TextOffsets) -> TextLogprobs | None:
+def first_logprobs(codec: TextCodec | None, token_id: int, offsets: TextOffsets) -> TextLogprobs:
+    """The lists over the first token of an echoed prompt, which nothing predicts."""
+    offset = offsets.advance(_visible(codec, token_id))
+    return TextLogprobs(
+        tokens=[_name(codec, token_id)], token_logprobs=[None], top_logprobs=[None], text_offset=[offset]
+    )
+
+
+def text_logprobs(
+    codec: TextCodec | None, event: TokenEvent | PromptEvent, offsets: TextOffsets
+) -> TextLogprobs | None:
     """Parallel lists over the event's tokens; the chosen token is among the ``top_logprobs``."""
     if event.logprobs is None:
         return None

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple
 from uuid import uuid4
 
@@ -60,12 +61,15 @@ def new_batch(
     *,
     max_tokens: int | None,
     logprobs: int | None,
+    prompt_logprobs: int | None = None,
 ) -> Batch:
     """The engine requests of one call.
 
     Raises ``BadRequest`` for a value out of bounds, ``PromptTooLong`` for a prompt that cannot fit.
     """
-    sampling = _sampling(front, body, max_tokens=max_tokens, logprobs=logprobs)
+    sampling = replace(
+        _sampling(front, body, max_tokens=max_tokens, logprobs=logprobs), prompt_logprobs=prompt_logprobs
+    )
     answer_id = f"{kind}-{uuid4().hex}"
     requests: list[Request] = []
     limits = Limits(front.card.vocab_size, front.card.max_request_tokens)

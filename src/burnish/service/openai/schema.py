@@ -109,9 +109,10 @@ class CompletionBody(GenerationBody):
         | Annotated[list[TokenId], Field(fail_fast=True)]
         | Annotated[list[Annotated[list[TokenId], Field(fail_fast=True)]], Field(fail_fast=True)]
     )
+    max_tokens: int | None = Field(None, ge=0, lt=INT64)
     logprobs: int | None = Field(None, ge=0)
     best_of: Literal[1] = 1
-    echo: Literal[False] = False
+    echo: bool = False
     suffix: Literal[""] = ""
 
 

@@ -99,11 +99,14 @@ class ChatChunk(BaseModel):
 
 
 class TextLogprobs(BaseModel):
-    """Log-probabilities of a completion; ``text_offset`` counts characters of the choice's text."""
+    """Log-probabilities of a completion; ``text_offset`` counts characters of the choice's text.
+
+    Nothing predicts the first token of an echoed prompt: it has none.
+    """
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 
