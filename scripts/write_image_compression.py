@@ -1,6 +1,6 @@
-"""Compress networks for images by every recipe that knows them, and write docs/compression_vision.md.
+"""Compress networks for images by every recipe that knows them, and write docs/compression-images.md.
 
-    python scripts/write_compression_vision.py [--data FOLDER] [--epochs N]
+    python scripts/write_image_compression.py [--data FOLDER] [--epochs N]
 
 A small residual network is trained on the first 10,000 training digits of MNIST, compressed and judged by the command
 line on the 10,000 test digits. The published ResNet-20 for CIFAR-10, whose images are not to be had, is compressed by
@@ -58,7 +58,7 @@ RECIPES = {
 BATCH, RATE, SEED, SAMPLES = 64, 3e-3, 0, 512
 HEAD = """# What compressing networks for images costs
 
-Written by `scripts/write_compression_vision.py`. A residual network of {parameters:,} parameters ({size}), trained
+Written by `scripts/write_image_compression.py`. A residual network of {parameters:,} parameters ({size}), trained
 here for {epochs} epochs on 10,000 digits of MNIST (seed {seed}), as images of CIFAR-10 cannot be passed on; compressed
 with {samples} of the same digits, judged on the 10,000 test digits (sha256 `{sha}`). Accuracy with Wilson's 95 %
 interval; won and lost: digits that only the variant, or only the network itself, gets right; KL in nats per image,
@@ -105,7 +105,7 @@ def main() -> None:
         )
         published = [_published_row(recipe, folder, asked.data) for recipe in ("int8", "int4", "magnitude-50")]
     page = head + "\n".join(rows) + "\n" + RESNET_HEAD.format(count=len(_noise())) + "\n".join(published) + "\n"
-    (ROOT / "docs" / "compression_vision.md").write_text(page, encoding="utf-8")
+    (ROOT / "docs" / "compression-images.md").write_text(page, encoding="utf-8")
 
 
 def _train(digits: Images, epochs: int) -> VisionModel:
