@@ -10,15 +10,16 @@ from scripts.measured import CALIBRATION, TEXTS, costs, mebibytes, text_list
 
 METHODS = ("", "-imatrix", "-gptq", "-awq", "-awq-gptq", "-autoround")
 RECIPES = (
-    *("int8", "int8-gptq", "int8-w8a8-smoothquant"),
+    *("int8", "int8-gptq", "int8-w8a8-smoothquant", "fp8-dynamic"),
     *(f"int4{method}-g128" for method in METHODS),
-    "int4-qat-g128",
-    *("int4-g32", "int4-gptq-g32", "int4-autoround-g32", "mixed-5bit-gptq", "mixed-6bit-gptq"),
+    *("int4-rotate-gptq-g128", "int4-qat-g128", "int4-g32", "int4-gptq-g32", "int4-autoround-g32"),
+    *("mixed-5bit-gptq", "mixed-6bit-gptq", "mixed-latency70-gptq"),
     *(f"int3{method}-g128" for method in METHODS),
     "int3-qat-g128",
     *(f"int2{method}-g32" for method in METHODS),
     "int2-qat-g32",
     *(f"{method}-{pattern}" for pattern in ("50", "2:4") for method in ("magnitude", "wanda", "sparsegpt")),
+    *("int8-magnitude-2:4", "int8-sparsegpt-2:4"),
     *("shrink-25", "shrink-25-distill", "shrink-25-distill-int4"),
 )
 KEYS = "keys and values of eight bits"

@@ -80,7 +80,10 @@ def test_progress_counts_every_layer() -> None:
     assert seen == [(i + 1, 14) for i in range(14)]
 
 
-@pytest.mark.parametrize(("wrong", "right"), [("int5", "int"), ("int4-g23", "int4-g"), ("INT8", "Known: int2")])
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("int5", "int"), ("int4-g23", "int4-g"), ("INT8", "Did you mean .int8"), ("zzz", "Known: channels")],
+)
 def test_an_unknown_recipe_names_the_nearest(wrong: str, right: str) -> None:
     with pytest.raises(BadSettings, match=f"unknown recipe '{wrong}'.*{right}") as fault:
         find_recipe(wrong)

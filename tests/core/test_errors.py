@@ -39,4 +39,5 @@ def test_a_kind_brings_its_code_unless_another_is_given() -> None:
 
 def test_the_nearest_word_or_all_of_them() -> None:
     assert nearest("servee", ["up", "serve"]) == "Did you mean 'serve'?"
+    assert nearest("SERVE", ["up", "serve"]) == "Did you mean 'serve'?"
     assert nearest("zzz", ["up", "serve"]) == "Known: serve, up"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from burnish.cli.options import refuse_no_tokens
 from burnish.cli.output import Model, err
 from burnish.core.errors import BadRequest, PromptTooLong
 
@@ -28,6 +29,7 @@ def chat(
     """Talk to a model. An empty line or Ctrl-D ends the conversation."""
     from burnish.core.types import Message, Sampling
 
+    refuse_no_tokens(max_tokens)
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
     llm = _load(model)
     begun = [Message("system", system)] if system else []

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from burnish.cli.options import refuse_no_tokens
 from burnish.cli.output import AsJson, Model, print_json, progress
 
 app = typer.Typer(add_completion=False)
@@ -25,6 +26,7 @@ def generate(
     from burnish.core.types import Sampling
     from burnish.llm import LLM
 
+    refuse_no_tokens(max_tokens)
     sampling = Sampling(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, stop=tuple(stop or ())
     )

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from burnish.core.errors import BadRequest
 from burnish.core.settings import make_config, read_settings, refuse_unknown_sections
 from burnish.engine.config import EngineConfig
 
@@ -21,6 +22,12 @@ SettingsFile = Annotated[
     Path | None, typer.Option("--settings", help="TOML file with the sections \\[engine] and \\[service].")
 ]
 Threads = Annotated[int | None, typer.Option(help="Threads of the engine; none: all cores.")]
+
+
+def refuse_no_tokens(max_tokens: int | None) -> None:
+    """Raise ``BadRequest`` for 0, which asks for no text at all; other values are checked with all settings."""
+    if max_tokens == 0:
+        raise BadRequest("max_tokens = 0 is out of range", remedy="Use 1 or more", param="max_tokens")
 
 
 class ServerSettings(NamedTuple):

@@ -93,6 +93,7 @@ class VerificationFailed(BurnishError):
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """A remedy naming the nearest known word, or all of them."""
-    close = get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(sorted(known))}"
+    """A remedy naming the nearest known word, whatever its case, or all of them."""
+    lowered = {name.lower(): name for name in known}
+    close = get_close_matches(word.lower(), lowered, n=1, cutoff=0.5)
+    return f"Did you mean {lowered[close[0]]!r}?" if close else f"Known: {', '.join(sorted(known))}"
