@@ -192,7 +192,7 @@ def _save(loaded: "Loaded | LoadedEncoder | LoadedVision", folder: Path, origin:
     from burnish.models.vision_checkpoint import LoadedVision
 
     if isinstance(loaded, LoadedVision):
-        return _save_vision(loaded, folder, prompts)
+        return _save_vision(loaded, folder, origin, prompts)
     save_tokenizer(origin.parent, folder)
     if isinstance(loaded, Loaded):
         return _save_decoder(loaded, folder, origin, prompts)
@@ -229,11 +229,11 @@ def _save_encoder(loaded: "LoadedEncoder", folder: Path, origin: Origin, prompts
     return _Stored(stored.weights, make_golden(prompts, embeddings, EMBEDDING_TOLERANCE))
 
 
-def _save_vision(loaded: "LoadedVision", folder: Path, prompts: _Prompts) -> _Stored:
+def _save_vision(loaded: "LoadedVision", folder: Path, origin: Origin, prompts: _Prompts) -> _Stored:
     from burnish.models.golden import image_logits
     from burnish.models.vision_checkpoint import save_vision
 
-    save_vision(loaded, folder)
+    save_vision(loaded, folder, int8_activations=origin.int8_activations)
     stored = load_checked_vision(folder)
     return _Stored(stored.weights, make_golden(prompts, image_logits(stored.vision, prompts)))
 

@@ -130,3 +130,68 @@ def test_a_network_is_shrunk_taught_and_rounded(burnish: Run, network: Path, dig
     assert found["agreement"]["value"] > 0.5
     refused = burnish("compress", "builtin", tmp_path / "y", "--recipe", "channels-25", "--calibration", digits)
     assert "channels knows other models only" in refused.err
+
+
+@pytest.mark.parametrize("recipe", ["int8-w8a8-static", "int8-w8a8-smoothquant"])
+def test_a_run_whose_writing_failed_goes_on_where_it_was(
+    burnish: Run, network: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError("No space left on device")
+
+    words = ("compress", network, tmp_path / "x", "--recipe", recipe, "--calibration", digits)
+    monkeypatch.setattr("burnish.models.vision_checkpoint.write_tensors", full)
+    assert "No space left" in burnish(*words).err
+    monkeypatch.undo()
+    assert burnish(*words).code == 0
+    assert burnish("compress", network, tmp_path / "y", *words[3:]).code == 0
+    again, whole = (load_vision(tmp_path / name).vision.state_dict() for name in "xy")
+    assert all(torch.equal(value, whole[name]) for name, value in again.items())
+
+
+def test_settled_steps_beside_sparse_weights_are_read_again(
+    burnish: Run, network: Path, digits: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "r.toml").write_text(
+        'keep = ["stem.matrix"]\n[[pass]]\nname = "wanda"\nsparsity = "2:4"\n[[pass]]\nname = "static"\n'
+        '[[pass]]\nname = "rtn"\nformats = ["int8-2:4", "int8"]\n'
+    )
+    made = burnish("compress", network, tmp_path / "x", "--recipe", tmp_path / "r.toml", "--calibration", digits)
+    assert made.code == 0, made.err
+    vision = load_checked_vision(tmp_path / "x").vision
+    assert vision.stem.matrix.format.name == "int8"
+    assert vision.head.format.name == "int8-2:4"
+    assert vision.head.input_scale is not None
+    refused = burnish("export", tmp_path / "x", tmp_path / "y", "--to", "hf")
+    assert "is a network for images. Use --to onnx" in " ".join(refused.err.split())
+
+
+def test_what_does_not_belong_together_is_refused(burnish: Run, network: Path, digits: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    data = ("--calibration", digits)
+    (tmp_path / "r.toml").write_text('[[pass]]\nname = "magnitude"\nspared = ["head"]\n')
+    (tmp_path / "n.toml").write_text('[[pass]]\nname = ["rtn"]\n')
+    broken = {"list.pt": {"state_dict": [1]}, "flat.pt": {"conv1.weight": torch.zeros(3)}, "numbers.pt": {1: 2}}
+    for name, content in broken.items():
+        torch.save(content, tmp_path / name)
+    (tmp_path / "text.pt").write_bytes(b"hello world")
+    for words, fault in (
+        (("compress", network, out, "--target", "gguf"), "runs decoders, no networks for images"),
+        (("compress", "builtin-draft", out, "--target", "onnx"), "no decoders"),
+        (("compress", network, out, "--float-activations", "head"), "--float-activations keeps inputs"),
+        (("compress", network, out, "--recipe", tmp_path / "r.toml"), "unknown key 'spared'"),
+        (("compress", network, out, "--recipe", tmp_path / "n.toml"), "unknown pass ['rtn']"),
+        (("compress", network, out, "--recipe", "int8-gptq", *data, "--target", "gguf"), "runs decoders"),
+        (("inspect", network), "is a state dictionary, which no language model is read from"),
+        (("verify", network), "is a state dictionary"),
+        (("quality", network, "--data", digits, "--against", "builtin"), "is no network for images"),
+        (("compress", tmp_path / "list.pt", out), "no tensors of a residual network"),
+        (("compress", tmp_path / "flat.pt", out), "no tensors of a residual network"),
+        (("compress", tmp_path / "numbers.pt", out), "no tensors of a residual network"),
+        (("compress", tmp_path / "text.pt", out), "holds no plain tensors. Save the network's state_dict"),
+    ):
+        refused = burnish(*words)
+        assert refused.code in (2, 3, 4), refused
+        assert fault in " ".join(refused.err.split())
+        assert "Traceback" not in refused.err
+        assert not out.exists()

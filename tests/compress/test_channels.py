@@ -87,6 +87,8 @@ def test_sizes_are_what_kernels_like() -> None:
     assert [stage.inner for stage in shrunk_config(BASIC, 0.25).stages] == [16, 24]
     assert [stage.width for stage in shrunk_config(BASIC, 0.5).stages] == [16, 32]
     assert ShrinkChannels(share=0.5).memory_bytes(nn.Linear(3, 2, bias=False)) == 24
+    by_gradient = ShrinkChannels(share=0.5, by="gradient").memory_bytes(network(BASIC))
+    assert by_gradient > 4 * 16 * 12 * 12 * 9 * 16 * 4, "patches of sixteen images wait for the way back"
     for share in (0.0, 1.0, -1):
         with pytest.raises(BadSettings, match="share"):
             shrunk_config(BASIC, share)

@@ -13,6 +13,7 @@ from burnish.compress.passes.choice import FormatChoice
 from burnish.compress.passes.gptq import Gptq
 from burnish.compress.passes.imatrix import ImportanceRounding
 from burnish.compress.passes.qat import QuantizationAwareTraining
+from burnish.compress.passes.rotate import Rotate
 from burnish.compress.passes.rtn import RoundToNearest
 from burnish.compress.passes.sparsegpt import SparseGpt
 from burnish.compress.recipe import Recipe
@@ -106,3 +107,20 @@ def test_a_format_that_does_not_fit_what_is_kept_is_refused() -> None:
     recipe = Recipe("x", "", (RoundToNearest(FOUR),), keep=("*.down_proj",), keep_format="int4-g128")
     with pytest.raises(BadSettings, match=r"no whole number of groups of int4-g128\. Keep it in int8"):
         check(tiny_decoder(inner_size=96), recipe, has_data=False)
+
+
+def test_training_respects_what_is_kept() -> None:
+    decoder = tiny_decoder(tied_embeddings=False)
+    step = QuantizationAwareTraining(choice=FOUR, steps=1, batch=2, length=32)
+    recipe = Recipe("x", "", (step,), keep=KEPT)
+    made = apply(decoder, recipe, data()).decoder
+    for name, layer in decoder_chain(made).layers.items():
+        is_kept = name.startswith("layers.0.attn.") or name == "lm_head"
+        assert layer.format.name == ("int8" if is_kept else "int4-g32"), name
+
+
+def test_a_head_that_rotating_parts_can_be_kept() -> None:
+    decoder = tiny_decoder(tied_embeddings=True)
+    recipe = Recipe("x", "", (Rotate(), Gptq(FOUR)), keep=("lm_head",), keep_format="dense")
+    made = apply(decoder, recipe, data()).decoder
+    assert decoder_chain(made).layers["lm_head"].format.name == "dense"

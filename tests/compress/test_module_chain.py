@@ -161,6 +161,12 @@ def test_a_module_is_compressed_by_one_call() -> None:
     ):
         with pytest.raises(BadSettings, match=fault):
             compress_module(copy.deepcopy(module), recipe, data)
+    attention = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    both = nn.Sequential(attention, nn.Linear(8, 3))
+    made = compress_module(both, "int8", torch.randn(2, 5, 8))
+    assert [record.name for record in made.records] == ["1.matrix"], "torch's attention stays what it is"
+    with pytest.raises(BadSettings, match="data is bfloat16"):
+        compress_module(nn.Linear(8, 3), "int8", torch.randn(2, 8).bfloat16())
     broken = copy.deepcopy(plain)
     broken.left.weight.data[0, 0, 0, 0] = torch.nan
     with pytest.raises(BadRequest, match=r"left\.matrix holds infinities"):

@@ -67,12 +67,21 @@ def test_what_cannot_be_read_is_told_in_one_line(tmp_path: Path) -> None:
         ({"images": PIXELS[0, 0]}, r"shape \(4, 5\)"),
         ({"images": PIXELS, "labels": np.array([1])}, r"labels of shape \(1,\)"),
         ({"images": PIXELS, "labels": np.array([1, -1])}, "labels"),
-        ({"images": np.full((1, 1, 2, 2), np.nan)}, "hold float64"),
+        ({"images": np.full((1, 1, 2, 2), np.nan)}, "hold floats beyond 0 to 1"),
+        ({"images": np.full((1, 1, 2, 2), 255.0)}, "hold floats beyond 0 to 1"),
     ):
         np.savez(file, **arrays)
         with pytest.raises(BadSettings, match=fault) as caught:
             read_images(file)
         assert "\n" not in str(caught.value)
+    with file.open("wb") as opened:
+        np.save(opened, PIXELS)
+    with pytest.raises(BadSettings, match="cannot be read"):
+        read_images(file)
+    broken = tmp_path / "b-images-idx3-ubyte.gz"
+    broken.write_bytes(gzip.compress(PIXELS.tobytes())[:12] + b"\xff" * 40)
+    with pytest.raises(BadSettings, match="cannot be read"):
+        read_images(broken)
     cut = idx(PIXELS[:, 0], tmp_path, "t-images-idx3-ubyte.gz")
     cut.write_bytes(gzip.compress(gzip.decompress(cut.read_bytes())[:-1]))
     with pytest.raises(BadSettings, match="announces 40 numbers and holds 39"):

@@ -20,7 +20,7 @@ from burnish.compress.journal import Journal
 from burnish.compress.memory import DataSize, plan_memory, refuse_too_much
 from burnish.compress.recipe import Recipe
 from burnish.compress.recipes import find_recipe
-from burnish.compress.runtimes import RUNTIMES, refuse_unfit
+from burnish.compress.runtimes import KINDS, RUNTIMES, refuse_kind, refuse_unfit
 from burnish.core.errors import BadSettings, nearest
 from burnish.core.memory import free_bytes, own_bytes, parse_bytes
 from burnish.core.records import QualityRecord
@@ -143,7 +143,14 @@ def write_variant(parent: Path, out: Path, recipe_name: str, moved: Moved, asked
         raise BadSettings(
             "--quality measures perplexity, which only decoders have", remedy="Use burnish quality afterwards"
         )
+    if asked.target is not None:
+        refuse_kind(subject.kind, asked.target)
     kept = _matching(list(subject.chain.layers), asked.float_activations)
+    if kept and (recipe.is_static or subject.kind == KINDS[2]):
+        raise BadSettings(
+            "--float-activations keeps inputs from being rounded row by row, which is not done here",
+            remedy="Leave it out",
+        )
     subject.check(recipe, has_data=asked.calibration is not None)
     data = None if asked.calibration is None else subject.read(asked.calibration, asked.sampling)
     planned = _plan(subject, recipe.for_layers(list(subject.chain.layers)), data, asked.memory_bytes)

@@ -24,6 +24,7 @@ from burnish.compress.run import (
     check_chain,
     check_network,
 )
+from burnish.compress.runtimes import KINDS
 from burnish.core.records import LatencyRecord, LayerRecord
 from burnish.models.checkpoint import Loaded, with_decoder
 from burnish.models.encoder_checkpoint import LoadedEncoder
@@ -43,6 +44,7 @@ class Subject(Protocol):
     """A model that a recipe is applied to."""
 
     has_perplexity: bool
+    kind: str  # one of ``KINDS``
 
     @property
     def chain(self) -> Chain:
@@ -82,7 +84,7 @@ def open_subject(path: Path) -> Subject:
 class DecoderSubject:
     """A language model, calibrated by texts."""
 
-    has_perplexity = True
+    has_perplexity, kind = True, KINDS[0]
 
     def __init__(self, path: Path, loaded: Loaded) -> None:
         self._path, self._loaded = path, loaded
@@ -110,7 +112,7 @@ class DecoderSubject:
 class EncoderSubject:
     """An encoder, calibrated by whole texts of one length."""
 
-    has_perplexity = False
+    has_perplexity, kind = False, KINDS[1]
 
     def __init__(self, path: Path, loaded: LoadedEncoder) -> None:
         self._path, self._loaded = path, loaded
@@ -138,7 +140,7 @@ class EncoderSubject:
 class ImageSubject:
     """A network for images, calibrated by images."""
 
-    has_perplexity = False
+    has_perplexity, kind = False, KINDS[2]
 
     def __init__(self, loaded: LoadedVision) -> None:
         self.model, config = loaded.vision, loaded.vision.config
@@ -159,7 +161,7 @@ class ImageSubject:
 
     def apply(self, recipe: Recipe, data: Calibration | None, journal: Journal | None, progress: Progress) -> Made:
         """As ``Subject``."""
-        vision = apply_to_network(self.model, recipe, data)
+        vision = apply_to_network(self.model, recipe, data, journal=journal)
         chain = self.chain if vision is self.model else module_chain(vision, self._sample)
         if not recipe.walked:
             return Made(LoadedVision(vision), ())

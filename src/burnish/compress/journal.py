@@ -24,7 +24,7 @@ from burnish.core.errors import BadSettings
 from burnish.core.records import LatencyRecord, LayerRecord
 from burnish.models.formats.table import get
 
-KEY, SETTLED = "key.json", "settled.json"
+KEY, SETTLED, NETWORK = "key.json", "settled.json", "network.safetensors"
 
 
 class _File(NamedTuple):
@@ -128,6 +128,15 @@ class Journal:
         """Where the pass of that number keeps what it has learned so far."""
         return self._folder / f"training-{number}.pt"
 
+    def network(self) -> dict[str, Tensor] | None:
+        """The state of the network that passes over the whole have made; None before they are done."""
+        found = _read(self._folder / NETWORK)
+        return None if found is None else found.tensors
+
+    def keep_network(self, network: nn.Module) -> None:
+        """Note what passes over the whole network have made."""
+        _write(self._folder / NETWORK, _File(_tensors(network), {}))
+
     def _part(self, number: int) -> Path:
         return self._folder / f"part-{number:04d}.safetensors"
 
@@ -143,7 +152,8 @@ def _restore(part: Part, file: _File) -> None:
         layer = part.layers[name]
         stored = get(format_name)
         layout = stored.layout(layer.out_features, layer.in_features)
-        layer.store(stored, {key: left.pop(f"{names[layer]}.{key}") for key in layout})
+        prefix = f"{names[layer]}." if names[layer] else ""  # a part can be a layer itself
+        layer.store(stored, {key: left.pop(f"{prefix}{key}") for key in layout})
     for name, tensor in left.items():
         path, _, key = name.rpartition(".")
         owner = part.module.get_submodule(path)

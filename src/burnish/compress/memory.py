@@ -66,7 +66,9 @@ def image_size(chain: Chain, images: Tensor) -> DataSize:
     assert chain.door is not None
     doors = [chain.door(number) for number in range(len(chain.parts))]
     rows = [rows_per_sample(door) for door in doors]
-    return DataSize(len(images) * max(rows), images.numel() + len(images) * max(door.numel() for door in doors))
+    return DataSize(
+        len(images) * max(rows), images.numel() + 3 * len(images) * max(door.numel() for door in doors) // 2
+    )
 
 
 def plan_memory(chain: Chain, model: nn.Module, recipe: Recipe, size: DataSize) -> MemoryPlan:

@@ -3,6 +3,7 @@
 import hashlib
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from burnish.compress.calibration import Calibration
@@ -32,6 +33,9 @@ def compress_module(
     asked = find_recipe(recipe)
     if not len(data):
         raise BadSettings("data holds no sample", remedy="Give one or more samples as the module takes them")
+    for what, tensor in (("data", data), *module.named_parameters()):
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise BadSettings(f"{what} is {str(tensor.dtype).removeprefix('torch.')}", remedy="Give it in float32")
     module = wrap(module)
     chain = module_chain(module, data[:1])
     if not chain.parts:

@@ -17,6 +17,7 @@ from burnish.models.layers.conv import Conv2d, Rows
 from burnish.models.layers.linear import Linear
 
 SAMPLES_AT_ONCE = 16
+_LEFT_ALONE = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
 
 class _Layer(NamedTuple):
@@ -30,12 +31,14 @@ class _Layer(NamedTuple):
 def wrap(module: nn.Module) -> nn.Module:
     """Put our layers in the place of torch's ``Linear`` and ``Conv2d``, with the same weights; returns the module.
 
-    Convolutions in groups, or padded by anything but zeros, stay what they are, and are not compressed.
+    Convolutions in groups, or padded by anything but zeros, and torch's own attention, which reads the weights of its
+    layers, stay what they are, and are not compressed.
     """
     if (ours := _ours(module)) is not None:
         return ours
-    for name, child in module.named_children():
-        setattr(module, name, wrap(child))
+    if not isinstance(module, _LEFT_ALONE):
+        for name, child in module.named_children():
+            setattr(module, name, wrap(child))
     return module
 
 

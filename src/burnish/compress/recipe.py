@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
+from burnish.compress.chain import HEAD
 from burnish.compress.passes.autoround import AutoRound
 from burnish.compress.passes.awq import ActivationAwareScaling
 from burnish.compress.passes.base import IntegerRounding, Needs, Pass, RoundingPass
@@ -204,6 +205,8 @@ class Recipe:
 
         Raises ``BadSettings`` for a pattern that no layer matches.
         """
+        if any(isinstance(step, Rotate) for step in self.passes) and HEAD not in names:
+            names = [*names, HEAD]  # which rotating parts from the embedding
         for pattern in self.keep:
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise BadSettings(

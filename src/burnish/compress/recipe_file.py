@@ -65,9 +65,11 @@ def _number(path: Path, found: dict[str, Any], key: str) -> float | None:
 def _read_pass(step: dict[str, Any]) -> WholePass | Pass:
     settings = dict(step)
     name = settings.pop("name", None)
-    if name not in PASSES:
+    if not isinstance(name, str) or name not in PASSES:
         raise BadSettings(f"unknown pass {name!r}", remedy=nearest(str(name), list(PASSES)))
     kind = PASSES[name]
+    if "spared" in settings:
+        raise BadSettings(f"pass {name}: unknown key 'spared'", remedy="Name the layers under keep, beside about")
     if any(field.name == "choice" for field in fields(kind)):  # type: ignore[arg-type]
         settings["choice"] = _read_choice(settings.pop("formats", ["int4-g128"]), settings.pop("head", "int8"))
     return make_config(kind, settings, section=f"pass {name}")

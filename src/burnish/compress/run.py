@@ -43,7 +43,8 @@ def apply(
     """
     check(decoder, recipe, has_data=calibration is not None)
     changed = Changed(decoder)
-    for number, step in enumerate(recipe.whole):
+    for number in range(len(recipe.whole)):
+        step = recipe.for_layers(list(decoder_chain(changed.decoder).layers)).whole[number]
         assert isinstance(step, DecoderPass)
         state = None if journal is None else journal.training(number)
         done = step.apply(changed.decoder, Material(decoder, calibration, state, progress))
@@ -89,13 +90,29 @@ def check_chain(chain: Chain, recipe: Recipe, *, has_data: bool) -> None:
             step.check(name, layer)
 
 
-def apply_to_network(vision: VisionModel, recipe: Recipe, data: Calibration | None) -> VisionModel:
-    """What the passes over the whole network make of it, where it came as its teacher."""
-    made = vision
+def apply_to_network(
+    vision: VisionModel, recipe: Recipe, data: Calibration | None, *, journal: Journal | None = None
+) -> VisionModel:
+    """What the passes over the whole network make of it, which came as their teacher.
+
+    With a journal, what they made in an earlier life of this run is taken from there.
+    """
+    made, config = vision, vision.config
+    for step in recipe.whole:
+        assert isinstance(step, NetworkPass)
+        config = step.shape(config)
+    if not recipe.whole:
+        return vision
+    if journal is not None and (state := journal.network()) is not None:
+        made = VisionModel(config).eval().requires_grad_(False)
+        made.load_state_dict(state)
+        return made
     for step in recipe.whole:
         assert isinstance(step, NetworkPass)
         assert data is not None
         made = step.apply(made, vision, data.tokens)
+    if journal is not None:
+        journal.keep_network(made)
     return made
 
 

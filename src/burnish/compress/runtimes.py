@@ -95,6 +95,14 @@ def refuse_unfit(recipe: Recipe, name: str) -> None:
             )
 
 
+def refuse_kind(kind: str, name: str) -> None:
+    """Raise ``BadSettings`` when the runtime of that name runs no models of a kind, one of ``KINDS``."""
+    runtime = find_runtime(name)
+    if kind not in runtime.kinds:
+        known = " and ".join(sorted(runtime.kinds))
+        raise BadSettings(f"{name} ({runtime.about}) runs {known}, no {kind}", remedy="Name another target")
+
+
 def _fits(recipe: Recipe, runtime: Runtime) -> bool:
     return bool(_kinds(recipe) & runtime.kinds) and all(runtime.runs(stored, recipe) for stored in recipe.formats)
 

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import math
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +39,7 @@ def read_images(path: Path) -> Images:
         pixels, labels = _read_npz(path) if path.suffix == ".npz" else _read_idx_pair(path)
     except FileNotFoundError:
         raise NotFound(f"images {str(path)!r} do not exist", remedy="Check the path") from None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, KeyError, TypeError, zlib.error, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())
         raise BadSettings(f"images {str(path)!r} cannot be read: {reason}", remedy=_FORM) from None
     return Images(_checked(pixels, path), _checked_labels(labels, len(pixels), path), hashlib.sha256(data).hexdigest())
@@ -79,8 +80,9 @@ def _checked(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
         raise BadSettings(f"images {str(path)!r} have shape {pixels.shape}", remedy=_FORM)
     if pixels.dtype == np.uint8:
         return np.ascontiguousarray(pixels)
-    if not np.issubdtype(pixels.dtype, np.floating) or not np.isfinite(pixels).all():
-        raise BadSettings(f"images {str(path)!r} hold {pixels.dtype}", remedy="Give bytes, or finite floats of 0 to 1")
+    if not np.issubdtype(pixels.dtype, np.floating) or not ((pixels >= 0) & (pixels <= 1)).all():
+        found = "floats beyond 0 to 1" if np.issubdtype(pixels.dtype, np.floating) else str(pixels.dtype)
+        raise BadSettings(f"images {str(path)!r} hold {found}", remedy="Give bytes, or floats of 0 to 1")
     return np.ascontiguousarray(pixels, dtype=np.float32)
 
 

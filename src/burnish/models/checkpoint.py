@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from burnish.core.errors import BadCheckpoint, NotFound
 from burnish.models import llama2c
 from burnish.models.decoder import Decoder
-from burnish.models.families import FAMILIES, Family, find_family, read_config, write_config
+from burnish.models.families import FAMILIES, Family, find_family, read_config, refuse_state, write_config
 from burnish.models.foreign_weights import Conversions, ForeignLayer, load_foreign, refuse_fused, stored_targets
 from burnish.models.formats import awq, gptq
 from burnish.models.formats.base import WeightFormat
@@ -58,6 +58,7 @@ def load_decoder(path: Path, *, mapped: bool = False) -> Loaded:
     mapped file, in its type, and take no memory of their own until they are used; the file must stay as it is.
     Raises ``NotFound``, ``UnknownFamily``, ``BadCheckpoint``.
     """
+    refuse_state(path)
     single = gguf_location.find(path)
     file = llama2c.find(path)
     if file is not None:
@@ -90,6 +91,7 @@ def raw_config(path: Path) -> dict[str, Any]:
         from burnish.models.gguf.reader import open_file
 
         return read_raw_config(open_file(single))
+    refuse_state(path)
     file = llama2c.find(path)
     if file is None and not path.is_dir():
         raise NotFound(f"model folder {str(path)!r} does not exist", remedy="Check the path")

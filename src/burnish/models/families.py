@@ -5,6 +5,7 @@ A family made of known mechanisms is one row of ``FAMILIES``.
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from burnish.core.errors import BadCheckpoint, UnknownFamily, nearest
@@ -191,6 +192,16 @@ FAMILIES = {family.model_type: family for family in _ROWS}
 
 OTHER_KINDS = {"bert": "an encoder", "resnet": "a network for images", "residual-cnn": "a network for images"}
 """Model types that other files of this room read."""
+STATE_SUFFIXES = (".th", ".pt", ".pth")  # of torch's state dictionaries, which only networks for images are read from
+
+
+def refuse_state(path: Path) -> None:
+    """Raise ``UnknownFamily`` for a state dictionary of torch, where a language model is wanted."""
+    if path.is_file() and path.suffix in STATE_SUFFIXES:
+        raise UnknownFamily(
+            f"{str(path)!r} is a state dictionary, which no language model is read from",
+            remedy="A network for images can be compressed, exported with --to onnx, and measured by burnish quality",
+        )
 
 
 def find_family(raw: Raw) -> Family:

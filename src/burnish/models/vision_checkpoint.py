@@ -6,6 +6,7 @@ what is left: one matrix and one bias a layer, in any format.
 
 import json
 import pickle
+import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
@@ -17,11 +18,12 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from burnish.core.errors import BadCheckpoint, NotFound
+from burnish.models.families import STATE_SUFFIXES
 from burnish.models.formats.foreign import Foreign
 from burnish.models.formats.quantization_config import read_assignment, read_static, write_quantization
 from burnish.models.layers.conv import Conv2d
 from burnish.models.layers.linear import Linear
-from burnish.models.raw_config import read_json
+from burnish.models.raw_config import read_json, size
 from burnish.models.tensor_files import SHARD_BYTES, TensorFolder, write_tensors
 from burnish.models.tensor_names import Target, find_tensor
 from burnish.models.tensor_placing import CONFIG, place, refuse_unfit
@@ -30,8 +32,12 @@ from burnish.models.vision_names import HUGGING_FACE, TORCHVISION, Naming, Pair,
 
 MODEL_TYPE = "residual-cnn"
 PREPROCESSOR = "preprocessor_config.json"
-STATE_SUFFIXES = (".th", ".pt", ".pth")
 NORM_EPS = 1e-5
+# what torch.load, which reads tensors only, raises for other files
+_NO_TENSORS = (
+    *(RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError),
+    *(struct.error, pickle.UnpicklingError),
+)
 _NORM = ("weight", "bias", "running_mean", "running_var")
 _CONFIG = TypeAdapter(VisionConfig)
 
@@ -75,6 +81,8 @@ def load_vision(path: Path) -> LoadedVision:
     raw = read_json(path / CONFIG)
     if raw.get("model_type") == MODEL_TYPE:
         return LoadedVision(_load_own(path, raw))
+    if raw.get("model_type") != "resnet":
+        raise BadCheckpoint(f"{str(path)!r} is no network for images", remedy="Give a ResNet")
     if raw.get("quantization_config") is not None:
         raise BadCheckpoint(f"{str(path)!r} is stored in another tool's format", remedy="Give the dense network")
     config = _with_pixels(read_hugging_face(raw), path)
@@ -88,11 +96,13 @@ def _load_state(path: Path) -> VisionModel:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise NotFound(f"{str(path)!r} does not exist", remedy="Check the path") from None
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BadCheckpoint(f"{str(path)!r} holds no plain tensors: {reason}", remedy="Save its state_dict") from None
+    except OSError as error:
+        raise BadCheckpoint(f"{str(path)!r} cannot be read: {error.strerror}", remedy="Check the file") from None
+    except _NO_TENSORS:
+        raise BadCheckpoint(f"{str(path)!r} holds no plain tensors", remedy="Save the network's state_dict") from None
     state = found.get("state_dict", found) if isinstance(found, Mapping) else {}
-    tensors = {name.removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
+    named = state.items() if isinstance(state, Mapping) else ()
+    tensors = {str(name).removeprefix("module."): value for name, value in named if isinstance(value, Tensor)}
     config = read_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()})
     return _folded(_with_pixels(config, path.parent), TORCHVISION, tensors)
 
@@ -102,15 +112,18 @@ def _with_pixels(config: VisionConfig, folder: Path) -> VisionConfig:
     if not (folder / PREPROCESSOR).is_file():
         return config
     raw = read_json(folder / PREPROCESSOR)
-    mean, std = (tuple(raw.get(key) or ()) for key in ("image_mean", "image_std"))
-    if len(mean) != len(std) or len(mean) not in (0, config.channels) or not all(float(value) > 0 for value in std):
+    mean, std = (raw.get(key) if raw.get("do_normalize", True) else None for key in ("image_mean", "image_std"))
+    mean, std = (tuple(value) if isinstance(value, list) else () for value in (mean, std))
+    are_numbers = all(isinstance(value, int | float) for value in (*mean, *std)) and all(value > 0 for value in std)
+    if not are_numbers or len(mean) != len(std) or len(mean) not in (0, config.channels):
         raise BadCheckpoint(
             f"{PREPROCESSOR}: image_mean {mean} and image_std {std} do not fit {config.channels} channels",
             remedy="Give one number above 0 per channel",
         )
     sizes = raw.get("crop_size") or raw.get("size")
     height = sizes.get("height", sizes.get("shortest_edge")) if isinstance(sizes, dict) else sizes
-    return replace(config, mean=mean, std=std, image_size=int(height or config.image_size))
+    image_size = size({"size": height}, "size", config.image_size)
+    return replace(config, mean=mean, std=std, image_size=image_size)
 
 
 def _folded(config: VisionConfig, naming: Naming, tensors: Mapping[str, Tensor]) -> VisionModel:
@@ -213,13 +226,17 @@ def _tensors(vision: nn.Module) -> dict[str, Tensor]:
     return dict(vision.named_parameters()) | dict(vision.named_buffers())
 
 
-def save_vision(loaded: LoadedVision, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
+def save_vision(
+    loaded: LoadedVision, folder: Path, *, dtype: torch.dtype = torch.float32, int8_activations: bool = False
+) -> None:
     """Write config.json and tensors into a folder that exists; packed weights as they are, floats as ``dtype``."""
     vision = loaded.vision
     layers = matrices(vision)
     raw: dict[str, Any] = {"model_type": MODEL_TYPE} | asdict(vision.config)
     static = frozenset(name for name, layer in layers.items() if layer.input_scale is not None)
-    quantization = write_quantization({name: layer.format for name, layer in layers.items()}, static=static)
+    quantization = write_quantization(
+        {name: layer.format for name, layer in layers.items()}, int8_activations=int8_activations, static=static
+    )
     if quantization is not None:
         raw["quantization_config"] = quantization
     named = ((name, find_tensor(vision, name).detach()) for name in _tensors(vision))

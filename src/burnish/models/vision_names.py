@@ -96,9 +96,10 @@ def read_shapes(shapes: Mapping[str, Shape]) -> VisionConfig:
     """
     stem, head = shapes.get("conv1.weight"), _head(shapes)
     stages: list[Stage] = []
+    shapes = {name: shape for name, shape in shapes.items() if len(shape) == 4 or ".conv" not in name}
     while f"layer{len(stages) + 1}.0.conv1.weight" in shapes:
         stages.append(_stage(shapes, len(stages)))
-    if stem is None or head is None or not stages:
+    if stem is None or len(stem) != 4 or head is None or len(head) != 2 or not stages:
         raise BadCheckpoint(
             "these are no tensors of a residual network", remedy="Give a ResNet in torchvision's names, or export ONNX"
         )

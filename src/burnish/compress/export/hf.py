@@ -14,15 +14,19 @@ import torch
 from torch import Tensor
 
 from burnish.compress.export.target import Asked, Prepared, Progress, Target, Written
+from burnish.core.errors import BadSettings
 from burnish.models import llama2c
 from burnish.models.checkpoint import Loaded, load_decoder, save_checkpoint
 from burnish.models.formats.dense import DENSE
 from burnish.models.formats.foreign import Error
+from burnish.models.formats.quantization_config import OWN_METHOD
 from burnish.models.gguf import location as gguf_location
 from burnish.models.layers.linear import Linear
+from burnish.models.raw_config import read_json
 from burnish.models.tensor_files import INDEX, TensorFolder, shards
 from burnish.models.tensor_placing import CONFIG
 from burnish.models.tokenizer import FILES, load_tokenizer, save_tokenizer
+from burnish.models.vision_checkpoint import is_vision
 
 _DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 # settings GPTQ and AWQ keep beside the weights; what sentence-transformers reads; who may use the model
@@ -31,13 +35,23 @@ _RIGHTS = ("LICENSE*", "NOTICE*")
 
 
 def _prepare(model: Path, asked: Asked) -> Prepared:
+    if is_vision(model):
+        raise BadSettings(f"{str(model)!r} is a network for images", remedy="Use --to onnx")
     is_folder = gguf_location.find(model) is None and llama2c.find(model) is None
     if asked.type == "auto" and is_folder:
+        _refuse_own(model)
         return Prepared(partial(_copy, model, _files(model)))
     loaded = load_decoder(model, mapped=True)
     load_tokenizer(model)
     dtype = None if asked.type == "auto" else _DTYPES[asked.type]
     return Prepared(partial(_save, model, loaded, dtype))
+
+
+def _refuse_own(model: Path) -> None:
+    """Raise ``BadSettings`` for formats that only burnish reads."""
+    stored = read_json(model / CONFIG).get("quantization_config")
+    if isinstance(stored, dict) and stored.get("quant_method") == OWN_METHOD:
+        raise BadSettings(f"{str(model)!r} is stored in a format only burnish reads", remedy="Use --type bf16")
 
 
 def _files(model: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from burnish.compress.channels import By, importance, shrunk_config, take
+from burnish.compress.channels import IMAGES_AT_ONCE, By, importance, shrunk_config, take
 from burnish.compress.distill import divergence
 from burnish.compress.passes.whole import NetworkPass
 from burnish.core.errors import BadSettings
@@ -41,8 +41,12 @@ class ShrinkChannels(NetworkPass):
         return take(vision, self.shape(vision.config), importance(vision, images, self.by))
 
     def memory_bytes(self, model: nn.Module) -> int:
-        """The smaller network is no larger than the one given."""
-        return FLOAT * sum(parameter.numel() for parameter in model.parameters())
+        """The smaller network is no larger than the one given; the way back keeps what images leave behind."""
+        weights = sum(parameter.numel() for parameter in model.parameters())
+        if self.by == "activations":
+            return FLOAT * weights
+        assert isinstance(model, VisionModel)
+        return FLOAT * (weights + IMAGES_AT_ONCE * _floats_of_image(model.config))
 
 
 @dataclass(frozen=True, kw_only=True)

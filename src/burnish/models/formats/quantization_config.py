@@ -44,7 +44,7 @@ def read_assignment(
     if not isinstance(quantization, dict) or method not in _READERS:
         known = ", ".join(_READERS)
         raise BadCheckpoint(f"quantization method {str(method)[:80]!r} is not supported", remedy=f"Known: {known}")
-    if not may_be_static and method == METHOD and read_static(quantization, modules := list(modules)):
+    if not may_be_static and method in (METHOD, OWN_METHOD) and read_static(quantization, modules := list(modules)):
         raise BadCheckpoint(
             "quantization_config: activations are supported as dynamic 8-bit integers of the inputs only",
             remedy="Compress the weights only",
@@ -55,7 +55,7 @@ def read_assignment(
 def read_static(quantization: Mapping[str, Any], modules: Iterable[str]) -> frozenset[str]:
     """The modules whose inputs are rounded to steps that were settled beforehand, one scale for all of them."""
     groups = quantization.get("config_groups")
-    if quantization.get("quant_method") != METHOD or not isinstance(groups, dict):
+    if quantization.get("quant_method") not in (METHOD, OWN_METHOD) or not isinstance(groups, dict):
         return frozenset()
     static = [group for group in groups.values() if isinstance(group, dict) and _are_static(group)]
     patterns = [_patterns(group.get("targets") or [], "targets") for group in static]
