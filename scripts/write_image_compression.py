@@ -55,7 +55,7 @@ RECIPES = {
     "channels-25-relearn-int8": True,
 }
 """Whether a recipe needs data."""
-BATCH, RATE, SEED, SAMPLES = 64, 3e-3, 0, 512
+BATCH, RATE, SEED, SAMPLES = 64, 3e-3, 0, 256
 HEAD = """# What compressing networks for images costs
 
 Written by `scripts/write_image_compression.py`. A residual network of {parameters:,} parameters ({size}), trained
@@ -83,7 +83,7 @@ def main() -> None:
     """Train, compress, judge, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=2)
     asked = parser.parse_args()
     test = read_images(asked.data / TEST)
     with tempfile.TemporaryDirectory() as name:

@@ -131,18 +131,32 @@ def test_what_works_on_whole_decoders_is_refused(parent: nn.Module) -> None:
         apply_to_chain(chain(parent), find_recipe("shrink-25"), data())
 
 
-def test_steps_hold_zero_and_cut_off_what_stands_alone() -> None:
+def test_steps_hold_zero_and_all_that_was_seen() -> None:
     rows = torch.rand(512, 8, generator=torch.Generator().manual_seed(0)) * 4
+    rows[7, 3] = 9.0
     scale, zero = settle(seen(rows))
-    assert float(scale) == pytest.approx(4 / STEPS, rel=0.1)
+    assert float(scale) == pytest.approx(9 / STEPS)
     assert int(zero) == LOWEST, "nothing is below zero"
-    many = torch.rand(25_000, 8, generator=torch.Generator().manual_seed(0)) * 4
-    many[0, 0] = 5.0
-    cut, _ = settle(seen(many))
-    assert float(cut) < 4.5 / STEPS, "one value of thousands does not widen the steps of all"
+    scale, zero = settle(seen(rows - 3))
+    assert (LOWEST - int(zero)) * float(scale) == pytest.approx(-3, abs=float(scale))
+    assert (LOWEST + STEPS - int(zero)) * float(scale) == pytest.approx(6, abs=float(scale))
     scale, zero = settle(seen(torch.zeros(4, 2)))
     assert float(scale) > 0
     assert int(zero) == LOWEST
+
+
+@pytest.mark.parametrize("recipe", ["int4", "int4-gptq", "int4-autoround"])
+def test_every_method_can_be_interrupted(parent: nn.Module, tmp_path: Path, recipe: str) -> None:
+    asked = find_recipe(recipe)
+    given = data() if asked.needs.data else None
+    alone, kept = copy.deepcopy(parent), copy.deepcopy(parent)
+    apply_to_chain(chain(alone), asked, given)
+    apply_to_chain(chain(kept), asked, given, journal=Journal(tmp_path / "x", {}))
+    again = copy.deepcopy(parent)
+    apply_to_chain(chain(again), asked, given, journal=Journal(tmp_path / "x", {}))
+    for name, value in alone.state_dict().items():
+        assert torch.equal(value, kept.state_dict()[name])
+        assert torch.equal(value, again.state_dict()[name])
 
 
 def test_a_module_is_compressed_by_one_call() -> None:

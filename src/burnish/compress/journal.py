@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -97,7 +98,7 @@ class Journal:
         if behind is not None:
             tensors = {"hidden": behind.hidden.contiguous()}
             if behind.original is not None:
-                tensors["original"] = behind.original.contiguous()
+                tensors["original"] = behind.original.clone(memory_format=torch.contiguous_format)  # can be the same
             _write(self._flow(number + 1), _File(tensors, {}))
         about = {
             "formats": {name: layer.format.name for name, layer in part.layers.items()},
