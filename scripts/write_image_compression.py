@@ -1,6 +1,6 @@
 """Compress networks for images by every recipe that knows them, and write docs/compression-images.md.
 
-    python scripts/write_image_compression.py [--data FOLDER] [--epochs N] [--work FOLDER]
+    python scripts/write_image_compression.py [--data FOLDER] [--epochs N] [--recipes NAME ...] [--work FOLDER]
 
 A small residual network is trained on the first 10,000 training digits of MNIST, compressed and judged by the command
 line on test digits; one that lies in the folder ``--work`` is not trained again. The published ResNet-20 for CIFAR-10,
@@ -84,6 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--work", type=Path, default=None)
     asked = parser.parse_args()
     test = read_images(asked.data / TEST)
@@ -94,7 +95,7 @@ def main() -> None:
             save_vision(LoadedVision(_train(read_images(asked.data / TRAIN), asked.epochs)), folder / "net")
         vision = load_vision(folder / "net").vision
         rows = [_network_row(folder, asked.data)]
-        for recipe in RECIPES:
+        for recipe in asked.recipes:
             rows.append(_row(recipe, folder, asked.data, test))
             print(rows[-1], flush=True)
         head = HEAD.format(
