@@ -72,7 +72,8 @@ command on two cores that others used too.
 RESNET_HEAD = """
 ResNet-20 for CIFAR-10, as published, by recipes without data. Its images are not here: what is told is the largest
 relative error of a layer's weights, and how far ONNX Runtime's logits lie from ours on {count} random inputs, as a
-share of their spread.
+share of their spread. By default it rounds the inputs of the head's integers to bytes, which is all of that distance:
+with `session.qdq_matmulnbits_accuracy_level` 1 the int8 file lies 8.2e-07 away (measured by hand).
 
 | recipe | size | worst layer | ONNX Runtime |
 |---|---:|---:|---:|
