@@ -18,7 +18,7 @@ def test_every_recipe_is_listed_with_what_it_needs(burnish: Run) -> None:
     assert not listed["int8"]["needs_calibration"]
     assert listed["int4-gptq-g128"]["needs_calibration"]
     assert all(one["about"] for one in listed.values())
-    assert listed["int8"]["targets"] == ["cpu", "gguf", "onnx"]
+    assert listed["int8"]["targets"] == ["cpu", "gpu", "gguf", "onnx"]
     assert listed["fp8-dynamic"]["targets"] == ["gpu"]
     shown = burnish("recipes").out
     assert all(name in shown for name in RECIPES)

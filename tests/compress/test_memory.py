@@ -55,8 +55,9 @@ def test_the_parts_of_a_plan() -> None:
     )
     assert plain.tables == 4 * (259 * 64 + 5 * 64)
     assert (plain.data, plain.statistics) == (0, 0)
-    stored = sum(layer.in_features * layer.out_features + 4 * layer.out_features for layer in chain.layers.values())
-    assert plain.finished == stored
+    layers = chain.layers.values()
+    stored = sum(layer.in_features * layer.out_features + 4 * layer.out_features for layer in layers)
+    assert plain.finished == stored + 16 * len(layers)  # the shape of each
     assert plain.proof == plain.tables + plain.finished
     assert calibrated.data == 2 * 10_000 * 64 * 4
     assert learned.data == 2 * calibrated.data

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from burnish.compress.passes.choice import EIGHT_BITS
 from burnish.core.errors import BadCheckpoint, BadRequest
 from burnish.models.checkpoint import load_decoder, save_checkpoint
 from burnish.models.decoder import Decoder
@@ -62,7 +63,9 @@ def linear(decoder: Decoder, name: str) -> Linear:
     return layer
 
 
-@pytest.mark.parametrize("weight_format", INTEGERS, ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    "weight_format", [*INTEGERS, EIGHT_BITS.as_bytes()], ids=lambda f: f.name + "-bytes" * f.bytewise
+)
 @given(st.integers(1, 5), st.integers(1, 3), st.integers(0, 2**31))
 def test_packing_keeps_every_code_and_scale(weight_format: IntegerFormat, outputs: int, groups: int, seed: int) -> None:
     inputs = groups * (weight_format.group_size or 8)
@@ -90,7 +93,7 @@ def test_packing_keeps_every_code_and_scale(weight_format: IntegerFormat, output
         assert unpacked[o, i] == float(int(codes[o, i]) - zero) * scales[o, group]
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @given(outputs=st.integers(1, 4), groups=st.integers(1, 9), seed=st.integers(0, 2**31))
 def test_words_are_those_of_compressed_tensors(bits: int, outputs: int, groups: int, seed: int) -> None:
     inputs, stored = 32 * groups, FORMATS[f"int{bits}-g32"]
@@ -153,7 +156,7 @@ def test_other_engines_are_told_that_sparse_weights_are_ours() -> None:
     written = write_quantization({NAMES[0]: get("int8-2:4"), NAMES[1]: get("int8")})
     assert written is not None
     assert written["quant_method"] == "burnish"
-    assert [group["format"] for group in written["config_groups"].values()] == ["int-quantized", "int-sparse24"]
+    assert [group["format"] for group in written["config_groups"].values()] == ["pack-quantized", "int-sparse24"]
 
 
 def test_groups_must_divide_the_inputs() -> None:
@@ -204,6 +207,8 @@ def test_transformers_reads_our_slimmed_model(tmp_path: Path, name: str, root: P
     [
         ("int4-g32", "pack-quantized", {"num_bits": 4, "strategy": "group", "group_size": 32}),
         ("int8", "int-quantized", {"num_bits": 8, "strategy": "channel"}),
+        ("int8", "pack-quantized", {"num_bits": 8, "strategy": "channel"}),
+        ("int8-g32", "pack-quantized", {"num_bits": 8, "strategy": "group", "group_size": 32}),
     ],
 )
 def test_a_model_slimmed_by_compressed_tensors_loads_here(
@@ -249,7 +254,7 @@ def test_mixed_formats_name_their_modules(tmp_path: Path) -> None:
     save_checkpoint(decoder, tmp_path, family="llama")
     loaded = load_decoder(tmp_path)
     assert equal(loaded.decoder, decoder)
-    assert loaded.raw_config["quantization_config"]["format"] == "mixed-precision"
+    assert loaded.raw_config["quantization_config"]["format"] == "pack-quantized"
     assert loaded.weights == "dense"  # most of them
     QuantizationConfig.model_validate(loaded.raw_config["quantization_config"])
 

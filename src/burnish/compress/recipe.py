@@ -95,7 +95,7 @@ class Recipe:
         self._check_budget(last)
         self._check_sparse()
         self._check_keep(last)
-        if (self.activations == "int8" or self.is_static) and not self._stores_eight_bits(last):
+        if self.rounds_inputs and not self._stores_eight_bits(last):
             raise BadSettings(
                 f"recipe {self.name!r} has activations of int8, yet not every weight has eight bits",
                 remedy='Let it end with a rounding pass of formats = ["int8"]',
@@ -150,7 +150,7 @@ class Recipe:
             )
         if kept is DENSE and isinstance(last, QuantizationAwareTraining):
             raise BadSettings(f"recipe {self.name!r} keeps layers dense, yet qat rounds them all", remedy="Use int8")
-        if (self.activations == "int8" or self.is_static) and getattr(kept, "bits", None) != EIGHT_BITS.bits:
+        if self.rounds_inputs and getattr(kept, "bits", None) != EIGHT_BITS.bits:
             raise BadSettings(
                 f"recipe {self.name!r} rounds inputs to int8, and keeps layers in {kept.name}",
                 remedy='Use keep_format = "int8"',
@@ -219,6 +219,11 @@ class Recipe:
     def is_static(self) -> bool:
         """Whether inputs of layers are rounded to steps that are settled beforehand."""
         return any(isinstance(step, StaticInputs) for step in self.passes)
+
+    @property
+    def rounds_inputs(self) -> bool:
+        """Whether every engine is to round the inputs of layers to integers, row by row or to settled steps."""
+        return self.activations == "int8" or self.is_static
 
     @property
     def whole(self) -> tuple[WholePass, ...]:

@@ -2,8 +2,8 @@
 
 Read in the engines themselves: our own kernels (``kernels/tiles.py``), the schemes for compressed-tensors of vLLM 0.33
 (``compressed_tensors.py``, ``_get_scheme_from_parts``), and what ``export/gguf.py`` and ``export/onnx.py`` carry over
-code by code. vLLM takes integers of eight bits, stored a byte each, only where inputs become integers too, and only
-with one scale per output.
+code by code. vLLM takes integers of eight bits in words, and where inputs become integers too in bytes, then only with
+one scale per output.
 """
 
 from dataclasses import dataclass
@@ -32,24 +32,25 @@ class Runtime:
 
     about: str
     formats: frozenset[str]
-    int8_inputs: frozenset[str] = frozenset()  # formats it runs only where inputs are rounded to int8
+    float_inputs: frozenset[str] = frozenset()  # those of them that it runs only where inputs stay floats
     kinds: frozenset[str] = frozenset(KINDS)  # of models
 
     def runs(self, weight_format: WeightFormat, recipe: Recipe) -> bool:
         """Whether it multiplies a weight of that format as the recipe stores it."""
         name = weight_format.name
-        return name in self.formats or (name in self.int8_inputs and recipe.activations == "int8")
+        return name in self.formats and not (recipe.rounds_inputs and name in self.float_inputs)
 
 
 _INTEGERS = frozenset(name for name, stored in FORMATS.items() if isinstance(stored, IntegerFormat))
 _WHOLE = frozenset(name for name in _INTEGERS if not isinstance(FORMATS[name], SparseFormat))
+_INT8_GROUPS = frozenset(f"int8-g{size}" for size in (128, 64, 32))
 _INT4 = frozenset(f"int4-g{size}{zeros}" for size in (128, 64, 32) for zeros in ("", "-asym"))
 RUNTIMES = {
     "cpu": Runtime(about="burnish on CPUs", formats=_INTEGERS | {"dense"}),
     "gpu": Runtime(
         about="vLLM on GPUs",
-        formats=_INT4 | {"dense", "fp8"},
-        int8_inputs=frozenset(("int8",)),
+        formats=_INT4 | _INT8_GROUPS | {"int8", "dense", "fp8"},
+        float_inputs=_INT8_GROUPS,
         kinds=frozenset(KINDS[:2]),
     ),
     "gguf": Runtime(
@@ -88,10 +89,10 @@ def refuse_unfit(recipe: Recipe, name: str) -> None:
         )
     for stored in recipe.formats:
         if not runtime.runs(stored, recipe):
-            inputs = " with inputs in floats" if stored.name in runtime.int8_inputs else ""
+            inputs = " with inputs of int8" if stored.name in runtime.float_inputs else ""
             raise BadSettings(
                 f"recipe {recipe.name!r} stores {stored.name}{inputs}, which {name} ({runtime.about}) does not run",
-                remedy=f"{remedy}, format {_nearest_format(stored, runtime)}",
+                remedy=f"{remedy}, format {_nearest_format(stored, runtime, recipe)}",
             )
 
 
@@ -127,10 +128,11 @@ def _nearest_recipe(recipe: Recipe, runtime: Runtime) -> str:
     return min((other for other in RECIPES.values() if _fits(other, runtime)), key=distance).name
 
 
-def _nearest_format(stored: WeightFormat, runtime: Runtime) -> str:
+def _nearest_format(stored: WeightFormat, runtime: Runtime, recipe: Recipe) -> str:
     """The nearest by bits, then by name, that can stand in its place: another integer where it is one."""
     kind = IntegerFormat if isinstance(stored, IntegerFormat) else (IntegerFormat, Float8Format)
-    known = [FORMATS[name] for name in sorted(runtime.formats) if isinstance(FORMATS[name], kind)]
+    every = [FORMATS[name] for name in sorted(runtime.formats)]
+    known = [one for one in every if isinstance(one, kind) and runtime.runs(one, recipe)]
 
     def distance(other: WeightFormat) -> tuple[bool, float, float]:
         is_other_kind = getattr(other, "asymmetric", False) != getattr(stored, "asymmetric", False)

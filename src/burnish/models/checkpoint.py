@@ -239,9 +239,9 @@ def save_checkpoint(
     """Write a Hugging Face folder: config.json and safetensors, float parameters as ``dtype``, packed weights as is.
 
     ``raw_config`` keeps a checkpoint's own words; without it config.json is written from the decoder.
-    ``int8_activations``: engines that follow the file round the inputs of int8 layers too, row by row. The folder
-    appears complete or not at all; one that exists keeps its other files. Raises ``BadCheckpoint`` when the family
-    cannot express the decoder.
+    ``int8_activations``: engines that follow the file round the inputs of int8 layers too, row by row; the decoder
+    then holds those layers bytewise. The folder appears complete or not at all; one that exists keeps its other files.
+    Raises ``BadCheckpoint`` when the family cannot express the decoder.
     """
     row = FAMILIES[family]
     raw = dict(raw_config) if raw_config is not None else write_config(row, decoder.config)
@@ -250,7 +250,11 @@ def save_checkpoint(
     raw |= {"architectures": [row.architecture], "torch_dtype": str(dtype).removeprefix("torch.")}
     raw.pop("dtype", None)
     raw.pop("quantization_config", None)
-    assignment = {name.theirs: name.layer.format for name in linears(decoder, row)}
+    named = linears(decoder, row)
+    if int8_activations:
+        for _, layer in named:
+            layer.store_bytes()
+    assignment = {name.theirs: name.layer.format for name in named}
     quantization = write_quantization(assignment, int8_activations=int8_activations)
     if quantization is not None:
         if decoder.config.tied_embeddings:  # others make a head of it, which has no stored weights of its own

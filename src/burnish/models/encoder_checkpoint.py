@@ -181,11 +181,17 @@ def _store_formats(encoder: Encoder, raw: Raw) -> None:
 def save_encoder(
     loaded: LoadedEncoder, folder: Path, *, dtype: torch.dtype = torch.float32, int8_activations: bool = False
 ) -> None:
-    """Write config.json, tensors and what is said of pooling into a folder that exists; packed weights as they are."""
+    """Write config.json, tensors and what is said of pooling into a folder that exists; packed weights as they are.
+
+    Layers of eight bits whose inputs are to be rounded too are held bytewise from then on.
+    """
     encoder = loaded.encoder
     raw = {key: value for key, value in loaded.raw_config.items() if key not in ("quantization_config", "dtype")}
     raw |= {"architectures": ["BertModel"], "torch_dtype": str(dtype).removeprefix("torch.")}
     named = linears(encoder, BERT)
+    for _, layer in named:
+        if int8_activations or layer.input_scale is not None:
+            layer.store_bytes()
     quantization = write_quantization(
         {name.theirs: name.layer.format for name in named},
         int8_activations=int8_activations,

@@ -229,11 +229,17 @@ def _tensors(vision: nn.Module) -> dict[str, Tensor]:
 def save_vision(
     loaded: LoadedVision, folder: Path, *, dtype: torch.dtype = torch.float32, int8_activations: bool = False
 ) -> None:
-    """Write config.json and tensors into a folder that exists; packed weights as they are, floats as ``dtype``."""
+    """Write config.json and tensors into a folder that exists; packed weights as they are, floats as ``dtype``.
+
+    Layers of eight bits whose inputs are to be rounded too are held bytewise from then on.
+    """
     vision = loaded.vision
     layers = matrices(vision)
     raw: dict[str, Any] = {"model_type": MODEL_TYPE} | asdict(vision.config)
     static = frozenset(name for name, layer in layers.items() if layer.input_scale is not None)
+    for name, layer in layers.items():
+        if int8_activations or name in static:
+            layer.store_bytes()
     quantization = write_quantization(
         {name: layer.format for name, layer in layers.items()}, int8_activations=int8_activations, static=static
     )

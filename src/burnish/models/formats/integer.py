@@ -6,8 +6,8 @@ which is what the native kernels take. ``unpack`` gives the weight as float32, f
 Shapes: O outputs, I inputs, N groups of consecutive inputs sharing a scale.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -42,12 +42,21 @@ class Quantized(NamedTuple):
 
 @dataclass(frozen=True)
 class IntegerFormat:
-    """Codes of ``bits`` bits, a scale per ``group_size`` inputs (None: one per output), a zero point if asymmetric."""
+    """Codes of ``bits`` bits, a scale per ``group_size`` inputs (None: one per output), a zero point if asymmetric.
+
+    ``bytewise``: each code of eight bits is a byte of its own, not a part of a word. Nothing else differs, not even
+    the name: engines that round inputs too look for bytes, and those that leave inputs alone for words.
+    """
 
     name: str
     bits: int
     group_size: int | None
     asymmetric: bool = False
+    bytewise: bool = False
+
+    def as_bytes(self) -> Self:
+        """The same with a byte a code, where codes have eight bits."""
+        return replace(self, bytewise=True) if self.bits == 8 else self
 
     @property
     def lowest(self) -> int:
@@ -80,12 +89,13 @@ class IntegerFormat:
         return inputs // self.group_size
 
     def layout(self, outputs: int, inputs: int) -> dict[str, TensorSpec]:
-        """int8: one byte per code. Fewer bits: codes one after the other in words of 32 bits, the first in the lowest,
-        and zero points likewise, packed along the outputs. Scales beside them.
+        """Codes one after the other in words of 32 bits, the first in the lowest, or a byte a code; scales beside them.
+
+        Zero points are in words like the codes, packed along the outputs.
         """
         groups = self.num_groups(inputs)
         scales = TensorSpec((outputs, groups), torch.float32)
-        if self.bits == 8:
+        if self.bytewise:
             return {"weight": TensorSpec((outputs, inputs), torch.int8), "weight_scale": scales}
         specs = {
             "weight_packed": TensorSpec((outputs, num_words(inputs, self.bits)), torch.int32),
@@ -104,7 +114,7 @@ class IntegerFormat:
         assert self.lowest <= codes.min()
         assert codes.max() <= self.highest
         assert (zeros is not None) == self.asymmetric
-        if self.bits == 8:
+        if self.bytewise:
             return {"weight": codes, "weight_scale": scales}
         packed = {"weight_packed": _join(codes, self.bits, self.lowest), "weight_scale": scales}
         packed["weight_shape"] = torch.tensor(codes.shape)
@@ -114,7 +124,7 @@ class IntegerFormat:
 
     def restore(self, packed: Packed) -> Quantized:
         """The codes, scales and zero points that were packed."""
-        if self.bits == 8:
+        if self.bytewise:
             return Quantized(packed["weight"], packed["weight_scale"])
         outputs, inputs = packed["weight_shape"].tolist()
         codes = _split(packed["weight_packed"], self.bits, self.lowest)[:, :inputs]
@@ -131,7 +141,7 @@ class IntegerFormat:
         """Uniform codes; scales that give the weight a standard deviation near 0.02."""
         groups = self.num_groups(inputs)
         scales = torch.full((outputs, groups), 0.02 * 12**0.5 / 2**self.bits).half().float()
-        if self.bits == 8:
+        if self.bytewise:
             return {"weight": _random(torch.int8, (outputs, inputs), generator), "weight_scale": scales}
         packed = {"weight_packed": _random(torch.int32, (outputs, num_words(inputs, self.bits)), generator)}
         packed |= {"weight_scale": scales, "weight_shape": torch.tensor((outputs, inputs))}
@@ -148,6 +158,8 @@ def num_words(count: int, bits: int) -> int:
 def _join(codes: Tensor, bits: int, lowest: int) -> Tensor:
     """Codes (O, I) as words (O, W), the first code in the lowest bits; the last word is filled up with zeros."""
     raised = (codes - lowest).to(torch.uint8).contiguous().numpy()
+    if bits == 8:
+        return torch.from_numpy(np.pad(raised, ((0, 0), (0, -raised.shape[1] % 4))).view(np.int32))
     stream = np.unpackbits(raised[..., np.newaxis], axis=-1, count=bits, bitorder="little").reshape(len(raised), -1)
     stream = np.pad(stream, ((0, 0), (0, -stream.shape[1] % WORD)))
     return torch.from_numpy(np.packbits(stream, axis=-1, bitorder="little").view(np.int32))
@@ -156,7 +168,9 @@ def _join(codes: Tensor, bits: int, lowest: int) -> Tensor:
 def _split(words: Tensor, bits: int, lowest: int) -> Tensor:
     """Words (O, W) as codes (O, 32 W / bits, rounded down): the inverse of ``_join``."""
     packed = words.reshape(-1).view(torch.uint8).view(len(words), -1)
-    if bits == 4:  # the low nibble of a byte is the earlier code
+    if bits == 8:
+        raised = packed
+    elif bits == 4:  # the low nibble of a byte is the earlier code
         raised = torch.stack((packed & 15, packed >> 4), -1).flatten(1)
     else:
         stream = np.unpackbits(packed.numpy(), axis=-1, bitorder="little")

@@ -25,6 +25,9 @@ INT8_LAYOUT, PACKED_LAYOUT = "int-quantized", "pack-quantized"
 SPARSE_LAYOUT, FP8_LAYOUT = "int-sparse24", "float-quantized"
 Scheme = IntegerFormat | Float8Format
 """A format that a config group can speak of."""
+_NAMED = [stored for stored in FORMATS.values() if isinstance(stored, Scheme)]
+_SCHEMES = [*_NAMED, *(one.as_bytes() for one in _NAMED if isinstance(one, IntegerFormat) and one.bits == 8)]
+_UNSAID = ("compressed", "mixed-precision")  # layouts of a group that leave it to the activations
 Assignment = Mapping[str, WeightFormat]  # module name in the checkpoint -> its format
 
 
@@ -104,11 +107,10 @@ def _read_group(group: Mapping[str, Any], default_layout: object) -> _Group:
         )
     if isinstance(weights, dict):
         targets = _patterns(group.get("targets") or [], "targets")
-        for weight_format in FORMATS.values():
-            if isinstance(weight_format, Scheme):
-                same_layout = layout in (_layout(weight_format), "compressed", "mixed-precision")
-                if same_layout and _agrees(weights, weight_format):
-                    return _Group(targets, weight_format)
+        layouts = (FP8_LAYOUT, PACKED_LAYOUT, INT8_LAYOUT) if layout in _UNSAID else (layout,)
+        for weight_format in reversed(_SCHEMES) if group.get("input_activations") else _SCHEMES:
+            if _layout(weight_format) in layouts and _agrees(weights, weight_format):
+                return _Group(targets, weight_format)
         foreign = _foreign(layout, _found(weights), weights.get("actorder"))
         if foreign is not None:
             return _Group(targets, foreign)
@@ -193,7 +195,7 @@ def _layout(weight_format: Scheme) -> str:
         return FP8_LAYOUT
     if isinstance(weight_format, SparseFormat):
         return SPARSE_LAYOUT
-    return INT8_LAYOUT if weight_format.bits == 8 else PACKED_LAYOUT
+    return INT8_LAYOUT if weight_format.bytewise else PACKED_LAYOUT
 
 
 def _patterns(found: Any, key: str) -> tuple[str, ...]:
@@ -223,7 +225,7 @@ def write_quantization(
 ) -> dict[str, Any] | None:
     """The ``quantization_config`` of an assignment, None when everything is dense.
 
-    ``int8_activations``: layers of eight-bit integers are to have their inputs rounded as well, row by row. Those of
+    ``int8_activations``: layers stored bytewise are to have their inputs rounded as well, row by row. Those of
     eight-bit floats always are: that is what engines on GPUs have kernels for. ``static``: layers whose inputs are
     rounded to steps stored beside the weight; all layers of a format are, or none.
     """
@@ -256,4 +258,4 @@ def _activations(weight_format: Scheme, int8_activations: bool, static: frozense
         return _BY_ROW | {"type": "float"}
     if static:
         return _STATIC
-    return _BY_ROW if int8_activations and weight_format.bits == 8 else None
+    return _BY_ROW if int8_activations and weight_format.bytewise else None

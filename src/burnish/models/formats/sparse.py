@@ -6,6 +6,7 @@ our own; the kernels' sums are those of the same codes stored as int8, to the la
 
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Self
 
 import numpy as np
 import torch
@@ -27,6 +28,10 @@ class SparseFormat(IntegerFormat):
     def kind(self) -> Kind:
         """What the kernels take the weight as."""
         return "sparse8"
+
+    def as_bytes(self) -> Self:
+        """Itself: kept codes are bytes anyway."""
+        return self
 
     def fits(self, inputs: int) -> bool:
         """Whether the inputs are whole fours."""

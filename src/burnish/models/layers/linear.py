@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from burnish.kernels import ops
 from burnish.models.formats.base import Packed, WeightFormat
 from burnish.models.formats.dense import DENSE, Dense
+from burnish.models.formats.integer import IntegerFormat
 
 
 class Linear(nn.Module):
@@ -63,3 +64,8 @@ class Linear(nn.Module):
                 self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
             else:
                 self.register_buffer(name, tensor)
+
+    def store_bytes(self) -> None:
+        """Hold codes of eight bits a byte each, as engines read them that round inputs; nothing it computes changes."""
+        if isinstance(self.format, IntegerFormat) and (bytewise := self.format.as_bytes()) != self.format:
+            self.store(bytewise, bytewise.pack(self.format.restore(self.packed())))
