@@ -185,3 +185,23 @@ def test_a_module_is_compressed_by_one_call() -> None:
     broken.left.weight.data[0, 0, 0, 0] = torch.nan
     with pytest.raises(BadRequest, match=r"left\.matrix holds infinities"):
         compress_module(broken, "int8-gptq", images())
+
+
+class ByName(nn.Module):
+    """Calls its layer with the name torch gives the argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(input=x)
+        return out
+
+
+def test_layers_may_be_called_by_keyword() -> None:
+    data = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    plain = ByName()
+    expected = plain(data).detach()
+    made = compress_module(plain, "int8-gptq", data).module
+    torch.testing.assert_close(made(data), expected, rtol=0.05, atol=0.05)

@@ -60,6 +60,29 @@ def save_state(net: nn.Module, folder: Path, **pixels: object) -> Path:
     return folder / "net.th"
 
 
+@pytest.mark.parametrize(
+    ("said", "mean", "std", "scale"),
+    [
+        ({"do_normalize": False, "image_mean": [0.25], "image_std": [0.5]}, 0.0, 1.0, 1 / 255),
+        ({"image_mean": [0.25], "image_std": [0.5], "rescale_factor": 1 / 127.5}, 0.25, 0.5, 1 / 127.5),
+        ({"do_normalize": False, "do_rescale": False}, 0.0, 1.0, 1.0),
+        ({"image_mean": [120.0], "image_std": [60.0], "do_rescale": False}, 120.0, 60.0, 1.0),
+    ],
+)
+def test_pixels_are_scaled_as_the_preprocessor_says(
+    tmp_path: Path, said: dict[str, object], mean: float, std: float, scale: float
+) -> None:
+    net = seeded(CifarNet(widths=(8, 16), depth=1, channels=1)).eval()
+    loaded = load_vision(save_state(net, tmp_path, **said)).vision
+    pixels = torch.randint(0, 256, (2, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        expected = net((pixels * scale - mean) / std)
+        torch.testing.assert_close(loaded(loaded.prepare(pixels)), expected, rtol=1e-3, atol=1e-3)
+    (tmp_path / PREPROCESSOR).write_text('{"rescale_factor": 0}')
+    with pytest.raises(BadCheckpoint, match="rescale_factor is 0"):
+        load_vision(tmp_path / "net.th")
+
+
 @pytest.mark.parametrize("shortcut", ["pad", "project"])
 def test_a_state_dictionary_tells_the_sizes(tmp_path: Path, shortcut: str) -> None:
     net = seeded(CifarNet(widths=(8, 16, 24), depth=2, shortcut=shortcut, channels=1, num_classes=5)).eval()

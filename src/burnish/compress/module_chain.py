@@ -145,11 +145,12 @@ class _Doors:
         assert self._data is not None
         seen: list[Tensor] = []
 
-        def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            seen.append(inputs[0].detach().clone())
+        def look(_: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+            [given] = (*inputs, *named.values())
+            seen.append(given.detach().clone())
             raise _Reached
 
-        handle = self._layers[number].module.register_forward_pre_hook(look)
+        handle = self._layers[number].module.register_forward_pre_hook(look, with_kwargs=True)
         try:
             for batch in torch.split(self._data, SAMPLES_AT_ONCE):
                 self._run(batch)

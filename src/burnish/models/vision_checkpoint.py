@@ -5,6 +5,7 @@ what is left: one matrix and one bias a layer, in any format.
 """
 
 import json
+import math
 import pickle
 import struct
 from collections import Counter
@@ -120,6 +121,13 @@ def _with_pixels(config: VisionConfig, folder: Path) -> VisionConfig:
             f"{PREPROCESSOR}: image_mean {mean} and image_std {std} do not fit {config.channels} channels",
             remedy="Give one number above 0 per channel",
         )
+    factor = raw.get("rescale_factor", 1 / 255) if raw.get("do_rescale", True) else 1.0
+    if not isinstance(factor, int | float) or isinstance(factor, bool) or not factor > 0:
+        raise BadCheckpoint(f"{PREPROCESSOR}: rescale_factor is {factor!r}", remedy="Give a number above 0")
+    scale = 255 * factor  # of what the network is to get over our pixels of 0 to 1
+    if not math.isclose(scale, 1.0, rel_tol=1e-6):
+        mean, std = mean or (0.0,) * config.channels, std or (1.0,) * config.channels
+        mean, std = tuple(m / scale for m in mean), tuple(s / scale for s in std)
     sizes = raw.get("crop_size") or raw.get("size")
     height = sizes.get("height", sizes.get("shortest_edge")) if isinstance(sizes, dict) else sizes
     image_size = size({"size": height}, "size", config.image_size)

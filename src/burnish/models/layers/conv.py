@@ -29,12 +29,12 @@ class Conv2d(nn.Module):
         self.padding, self.dilation = _pair(padding), _pair(dilation)
         self.matrix = Linear(in_channels * self.kernel[0] * self.kernel[1], out_channels, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> (B, O, H', W')."""
-        patches = functional.unfold(x, self.kernel, self.dilation, self.padding, self.stride)  # (B, I, L)
+    def forward(self, input: Tensor) -> Tensor:  # torch's name: whatever calls torch's layer may call this one
+        """(B, C, H, W) -> (B, O, H', W')."""
+        patches = functional.unfold(input, self.kernel, self.dilation, self.padding, self.stride)  # (B, I, L)
         rows: Tensor = self.matrix(patches.transpose(1, 2).flatten(0, 1))  # (B * L, O)
-        height, width = self.places(x.shape[2], x.shape[3])
-        return rows.view(len(x), height, width, -1).permute(0, 3, 1, 2)
+        height, width = self.places(input.shape[2], input.shape[3])
+        return rows.view(len(input), height, width, -1).permute(0, 3, 1, 2)
 
     def places(self, height: int, width: int) -> tuple[int, int]:
         """Where filters are applied to an image of that size."""
@@ -50,10 +50,10 @@ class Rows(nn.Module):
         super().__init__()
         self.matrix = matrix
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., I) -> (..., O)."""
-        rows: Tensor = self.matrix(x.reshape(-1, x.shape[-1]))
-        return rows.view(*x.shape[:-1], -1)
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., I) -> (..., O)."""
+        rows: Tensor = self.matrix(input.reshape(-1, input.shape[-1]))
+        return rows.view(*input.shape[:-1], -1)
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
