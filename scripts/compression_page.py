@@ -13,7 +13,7 @@ RECIPES = (
     *("int8", "int8-gptq", "int8-w8a8-smoothquant", "fp8-dynamic"),
     *(f"int4{method}-g128" for method in METHODS),
     *("int4-rotate-gptq-g128", "int4-qat-g128", "int4-g32", "int4-gptq-g32", "int4-autoround-g32"),
-    *("mixed-5bit-gptq", "mixed-6bit-gptq", "mixed-latency70-gptq"),
+    *("mixed-5bit-gptq", "mixed-6bit-gptq", "mixed-latency90-gptq"),
     *(f"int3{method}-g128" for method in METHODS),
     "int3-qat-g128",
     *(f"int2{method}-g32" for method in METHODS),

@@ -81,12 +81,15 @@ _MIXTURES = {
     for bits in (5, 6)
 }
 _TIMED = FormatChoice(tuple(integer_format(name) for name in ("int4-g128", "int4-g64", "int4-g32", "int8")))
-_MIXTURES["mixed-latency70-gptq"] = Recipe(
-    "mixed-latency70-gptq",
-    "decodes in 70 % of the time of int8, as measured here, in the formats that then lose least, GPTQ",
-    (Gptq(_TIMED),),
-    latency_share=0.7,
-)
+_MIXTURES |= {
+    f"mixed-latency{percent}-gptq": Recipe(
+        f"mixed-latency{percent}-gptq",
+        f"decodes in {percent} % of the time of int8, as measured here, in the formats that then lose least, GPTQ",
+        (Gptq(_TIMED),),
+        latency_share=percent / 100,
+    )
+    for percent in (90, 70)
+}
 _PRUNING = (
     ("magnitude", "magnitude", MagnitudePruning),
     ("wanda", "magnitude times input (Wanda)", Wanda),
