@@ -1,32 +1,22 @@
 """The machine during a run: how fast it reads memory, and whether others used it."""
 
-import subprocess
-import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.environments import Unavailable, run
-from benchmarks.peers import ROOT
 from benchmarks.worker import TICKS_PER_S
+from burnish.kernels.native import native
 
-SOURCE = ROOT / "read_bandwidth.c"
+READ_BYTES, PASSES = 1 << 30, 12
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 def read_bandwidth(threads: tuple[int, ...]) -> dict[int, float]:
-    """Bytes per second read from memory, by the number of threads; empty when there is no C compiler."""
-    with tempfile.TemporaryDirectory() as folder:
-        program = str(Path(folder) / "read_bandwidth")
-        try:
-            run(["cc", "-O3", "-march=native", "-pthread", "-o", program, str(SOURCE)])
-        except (Unavailable, FileNotFoundError):
-            return {}
-        return {count: _measure(program, count) for count in threads}
-
-
-def _measure(program: str, threads: int) -> float:
-    return float(subprocess.run([program, str(threads)], check=True, stdout=subprocess.PIPE, text=True).stdout)
+    """Bytes per second read from memory, by the number of threads; empty when there are no native kernels."""
+    module = native()
+    if module is None:
+        return {}
+    return {count: module.read_rate(num_bytes=READ_BYTES, threads=count, passes=PASSES) for count in threads}
 
 
 def cache_bytes() -> int:

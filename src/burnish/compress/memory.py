@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from burnish.compress.chain import Chain, chain_of
 from burnish.compress.fold import STORED
-from burnish.compress.latency import WORKING_BYTES
+from burnish.kernels.timing import WORKING_BYTES
 from burnish.compress.passes.base import IntegerRounding
 from burnish.compress.recipe import Recipe
 from burnish.compress.statistics import NUMBERS_AT_ONCE, rows_per_sample

@@ -14,6 +14,9 @@ def features() -> list[str]:
 def bodies() -> list[str]:
     """Kernel bodies this processor runs, fastest first."""
 
+def read_rate(*, num_bytes: int, threads: int, passes: int) -> float:
+    """Bytes per second that threads read of memory of that size, the best of several passes."""
+
 class Weight:
     """A weight in panels, as kernels/tiles.py lays it out."""
 
