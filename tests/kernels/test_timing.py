@@ -1,6 +1,7 @@
 """What products and reads cost: figures that follow the work, whatever else the machine does."""
 
 from statistics import median
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from burnish.kernels.native import best_body, native
 from burnish.kernels.tiles import PANEL, Tiles, pack_codes, pack_floats
 from burnish.kernels.timing import TimedProduct
 
-module = native()
+module: Any = native()
 if module is None:
     pytest.skip("installed without native kernels", allow_module_level=True)
 

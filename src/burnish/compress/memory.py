@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from burnish.compress.chain import Chain, chain_of
 from burnish.compress.fold import STORED
-from burnish.kernels.timing import WORKING_BYTES
 from burnish.compress.passes.base import IntegerRounding
 from burnish.compress.recipe import Recipe
 from burnish.compress.statistics import NUMBERS_AT_ONCE, rows_per_sample
 from burnish.core.errors import BadSettings
+from burnish.kernels.timing import WORKING_BYTES
 from burnish.models.decoder import Decoder
 from burnish.models.formats.base import stored_bytes
 from burnish.models.formats.dense import DENSE, Dense

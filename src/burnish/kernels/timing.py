@@ -40,7 +40,7 @@ class TimedProduct:
             vocab_size=PANEL,
             keys="f32",
             num_layers=1,
-            num_blocks=1,
+            num_blocks=-(-max_rows // PANEL),
             block_size=PANEL,
             num_kv_heads=1,
             head_dim=2,
@@ -75,15 +75,15 @@ class TimedProduct:
 
     def run(self, rows: int = 1) -> float:
         """Seconds of one product of so many rows, the mean over the copies."""
-        zeros, one = np.zeros(rows, np.int32), np.ones(1, np.int32)
+        zeros, length = np.zeros(rows, np.int32), np.full(1, rows, np.int32)
         self._program.profile(True)
         self._program.run(
             tokens=zeros,
             positions=zeros,
             slots=zeros,
-            query_lens=one * rows,
-            context_lens=one,
-            block_tables=np.zeros((1, 1), np.int32),
+            query_lens=length,
+            context_lens=length,
+            block_tables=np.zeros((1, -(-rows // PANEL)), np.int32),
             last_rows=zeros[:1],
         )
         seconds: list[float] = self._program.seconds
