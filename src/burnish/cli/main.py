@@ -23,6 +23,7 @@ COMMANDS = {
     "quality": "Measure perplexity, alone or against another model.",
     "verify": "Prove on a model that batching and caching change nothing.",
     "bench": "Measure the speed of the engine.",
+    "load": "Put load on a server, and measure what its users would see.",
     "cache": "List or clear what is kept for a faster start.",
 }
 _LISTING = "burnish.listing"
