@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Protocol, Union
 
 from burnish.core.admission import Limits, admit
 from burnish.core.errors import BadRequest, Overloaded
+from burnish.core.profile import BATCH, FORWARD, SAMPLE, SCHEDULE, UPDATE
 from burnish.core.types import Event, FinishEvent, FinishReason, Load, PromptEvent, Request, StartEvent, TokenEvent
 from burnish.engine.batch import make_batch
 from burnish.engine.blocks import BlockPool
 from burnish.engine.config import EngineConfig, arena, resolve
 from burnish.engine.prefix import PrefixCache
+from burnish.engine.recorder import Recorder, card_ranges
 from burnish.engine.sampling import BatchState, Chosen, Row, sample
 from burnish.engine.scheduler import Schedule, Scheduler
 from burnish.engine.scoring import take_scores
@@ -19,7 +21,8 @@ from burnish.engine.sequence import Sequence
 from burnish.engine.text import NoText, OutputText
 from burnish.models.tokenizer import Pieces, TextStream
 from burnish.plan.executor import make_executor
-from burnish.plan.ops import Floats, Plan, StepInputs
+from burnish.plan.names import operation_names
+from burnish.plan.ops import Floats, Plan
 
 if TYPE_CHECKING:
     from burnish.models.decoder import Decoder
@@ -71,6 +74,8 @@ class Engine:
         self._outbox: list[Event] = []  # survives a step that raises half-way
         self._num_steps = 0
         self.forward_s = 0.0  # seconds inside the executor: the rest of a step is Python's
+        self._operations = operation_names(plan)
+        self._recorder: Recorder | None = None
 
     @property
     def has_work(self) -> bool:
@@ -109,8 +114,9 @@ class Engine:
         """Compute one batch: schedule, forward, update."""
         if not self.has_work:
             return []
+        self._begin(SCHEDULE)
         begun_s, schedule = self._clock(), self._scheduler.schedule()
-        logits = self._compute(make_batch(schedule.chunks, self.config.block_size))
+        logits = self._compute(schedule)
         ready = [chunk.sequence for chunk in schedule.chunks if chunk.is_last]  # each has a row left after scoring
         scored = take_scores(schedule.chunks, logits)
         chosen = sample(scored.rest, self._state(ready))
@@ -122,10 +128,31 @@ class Engine:
         """Counts for the outside."""
         return self._scheduler.load()._replace(steps=self._num_steps)
 
-    def _compute(self, inputs: StepInputs) -> Floats:
+    def record(self, num_steps: int) -> Recorder:
+        """Record the next steps. Only one recorder at a time is told; ``stop_recording`` ends it."""
+        self._recorder = Recorder(self._operations, num_steps, clock=self._clock, ranges=card_ranges())
+        return self._recorder
+
+    def stop_recording(self) -> None:
+        """Nothing is timed any more."""
+        self._recorder = None
+        self._forward.profile(False)
+
+    def _begin(self, phase: str) -> None:
+        if self._recorder is not None:
+            self._recorder.begin(phase)
+
+    def _compute(self, schedule: Schedule) -> Floats:
+        if self._recorder is not None:
+            self._recorder.see(schedule)
+            self._forward.profile(True)  # from zero
+        self._begin(BATCH)
+        inputs = make_batch(schedule.chunks, self.config.block_size)
+        self._begin(FORWARD)
         begun_s = time.perf_counter()
         logits = self._forward(inputs)
         self.forward_s += time.perf_counter() - begun_s
+        self._begin(SAMPLE)
         return logits
 
     def _state(self, ready: list[Sequence]) -> BatchState:
@@ -147,6 +174,7 @@ class Engine:
         chosen: list[tuple[Sequence, Chosen]],
     ) -> None:
         """Book what was computed, tell what was scored, append what was chosen."""
+        self._begin(UPDATE)
         for started in schedule.started:
             queue_s = begun_s - started.arrival_s
             self._outbox.append(StartEvent(request_id=started.request.request_id, queue_s=queue_s))
@@ -158,6 +186,8 @@ class Engine:
         for sequence, choice in chosen:
             if sequence.request.request_id in self._sequences:
                 self._append(sequence, choice)
+        if self._recorder is not None:
+            self._recorder.end(self._forward.seconds())
 
     def _append(self, sequence: Sequence, choice: Chosen) -> None:
         """One new token, and the finish if it is the last."""

@@ -16,6 +16,14 @@ class Executor(Protocol):
         """Logits of the last rows (last rows, V), float32; the array is the caller's."""
         ...
 
+    def profile(self, on: bool) -> None:
+        """Count the seconds of every operation from zero, or no more."""
+        ...
+
+    def seconds(self) -> list[float]:
+        """Of every operation in their order, since ``profile``."""
+        ...
+
 
 def make_executor(plan: Plan, arena: Arena, backend: Backend = "auto") -> Executor:
     """The native executor where it is built, else the reference interpreter.

@@ -6,6 +6,8 @@ are computed as what they stand for: codes times scales, in float32.
 Shapes: R rows, S sequences, V vocabulary, N blocks of B tokens, G key/value heads of width D.
 """
 
+import time
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -43,17 +45,28 @@ class Interpreter:
         # Zeros, not garbage: attention multiplies unseen keys by an exact 0, and 0 * nan is nan.
         self._keys, self._values = torch.zeros(cache), torch.zeros(cache)
         self._weights: dict[int, Tensor] = {}
+        self._is_profiling, self._seconds = False, [0.0] * len(plan.operations)
 
     @torch.inference_mode()
     def __call__(self, inputs: StepInputs) -> Floats:
         """Logits of the last rows (last rows, V)."""
         state = _State(self, inputs)
-        for operation in self._plan.operations:
+        for index, operation in enumerate(self._plan.operations):
             if not state.is_done:
+                begun_s = time.perf_counter()
                 state.run(operation)
+                self._seconds[index] += self._is_profiling * (time.perf_counter() - begun_s)
         logits = state.buffers.get(LOGITS, torch.zeros(0, self._plan.shape.vocab_size))
         found: Floats = logits.numpy()
         return found
+
+    def profile(self, on: bool) -> None:
+        """Count the seconds of every operation from zero, or no more."""
+        self._is_profiling, self._seconds = on, [0.0] * len(self._plan.operations)
+
+    def seconds(self) -> list[float]:
+        """Of every operation in their order, since ``profile``."""
+        return self._seconds
 
     def weight(self, tiles: Tiles) -> Tensor:
         """The weight as float32 (O, I), unpacked when it is first used."""

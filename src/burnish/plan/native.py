@@ -55,12 +55,13 @@ class NativeExecutor:
         return logits
 
     def profile(self, on: bool) -> None:
-        """Count the seconds of every operation from now on, or no more."""
+        """Count the seconds of every operation from zero, or no more."""
         self._program.profile(on)
 
-    def seconds(self) -> list[tuple[str, float]]:
-        """Operations in their order, each with its seconds since ``profile``."""
-        return list(zip(self._program.names, self._program.seconds, strict=True))
+    def seconds(self) -> list[float]:
+        """Of every operation in their order, since ``profile``."""
+        seconds: list[float] = self._program.seconds
+        return seconds
 
     def _append(self, op: Operation) -> None:
         program = self._program
