@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compress": {"models", "kernels"},
     "engine": {"models", "plan", "parallel", "kernels"},
     "runner": {"models", "plan", "kernels"},
-    "measure": {"models", "engine", "runner"},
+    "measure": {"models", "engine", "runner", "plan", "kernels"},
     "optimize": {"compress", "measure", "registry", "models", "engine", "runner"},
     "registry": set(),
     "service": {"registry"},

@@ -22,6 +22,7 @@ COMMANDS = {
     "recipes": "List what can be done to a model.",
     "quality": "Measure perplexity, alone or against another model.",
     "verify": "Prove on a model that batching and caching change nothing.",
+    "diagnose": "Say what bounds a model here, and what would help.",
     "bench": "Measure the speed of the engine.",
     "load": "Put load on a server, and measure what its users would see.",
     "cache": "List or clear what is kept for a faster start.",
