@@ -24,7 +24,7 @@ def test_every_kind_has_its_place_on_both_edges(kind: type[BurnishError]) -> Non
     assert 400 <= kind.status < 600
     assert kind.exit_code in (1, 2, 3)
     assert kind.retryable == (kind.status in (429, 503))
-    assert (kind.exit_code == 2) == (kind.status in (400, 401, 404, 413))
+    assert (kind.exit_code == 2) == (kind.status in (400, 401, 403, 404, 413))
 
 
 def test_a_fault_without_remedy_says_only_what_happened() -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from burnish.core.profile import BATCH, FORWARD, SCHEDULE, Part, Phase, Profile, StepRecord, summarize
+from burnish.core.profile import BATCH, FORWARD, SCHEDULE, Part, Phase, Profile, StepRecord
+from burnish.core.profile_summary import summarize
 from burnish.core.trace import chrome_trace
 
 THIRD = 1 / 3  # seconds that no microsecond holds exactly

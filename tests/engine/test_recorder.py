@@ -6,7 +6,8 @@ from statistics import median
 
 import pytest
 
-from burnish.core.profile import BATCH, CALL, FORWARD, RECORD, SAMPLE, SCHEDULE, UPDATE, Part, summarize
+from burnish.core.profile import BATCH, FORWARD, RECORD, SAMPLE, SCHEDULE, UPDATE, Part
+from burnish.core.profile_summary import CALL, summarize
 from burnish.core.types import Event
 from burnish.engine.config import EngineConfig
 from burnish.engine.engine import Engine

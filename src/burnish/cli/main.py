@@ -25,6 +25,7 @@ COMMANDS = {
     "diagnose": "Say what bounds a model here, and what would help.",
     "bench": "Measure the speed of the engine.",
     "load": "Put load on a server, and measure what its users would see.",
+    "profile": "Show where the time of a model or of a server goes.",
     "cache": "List or clear what is kept for a faster start.",
 }
 _LISTING = "burnish.listing"

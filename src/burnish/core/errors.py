@@ -46,10 +46,22 @@ class Unauthorized(BurnishError):
     status, kind, code, exit_code = 401, "authentication_error", "invalid_api_key", 2
 
 
+class Forbidden(BurnishError):
+    """Nobody may do this here."""
+
+    status, kind, code, exit_code = 403, "permission_error", "forbidden", 2
+
+
 class NotFound(BurnishError):
     """A path, model or file that does not exist."""
 
     status, kind, code, exit_code = 404, "invalid_request_error", "not_found", 2
+
+
+class Conflict(BurnishError):
+    """What only one may do at a time is being done."""
+
+    status, kind, code = 409, "conflict_error", "conflict"
 
 
 class PayloadTooLarge(BurnishError):

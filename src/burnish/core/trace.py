@@ -11,7 +11,8 @@ from dataclasses import asdict
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from burnish.core.profile import FORWARD, Phase, Profile, StepRecord, summarize
+from burnish.core.profile import FORWARD, Phase, Profile, StepRecord
+from burnish.core.profile_summary import summarize
 
 PID, ENGINE_TID = 1, 1
 Args = Mapping[str, int | str]

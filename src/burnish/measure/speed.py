@@ -56,10 +56,19 @@ class Speed(NamedTuple):
     python_share: Spread
 
 
-class _Run(NamedTuple):
-    prefill: float
-    decode: float
+class Run(NamedTuple):
+    """The workload once: seconds until the last first token, seconds from there, and what was done in them."""
+
+    prefill_s: float
+    decode_s: float
+    num_read: int
+    num_decoded: int
     python_share: float
+
+    @property
+    def speed(self) -> tuple[float, float, float]:
+        """As the fields of ``Speed``."""
+        return self.num_read / self.prefill_s, self.num_decoded / self.decode_s, self.python_share
 
 
 def engine_config(workload: Workload, *, threads: int | None) -> EngineConfig:
@@ -96,23 +105,33 @@ def measure_speed(
     do not fit the model's context.
     """
     source = random.Random(workload.seed)  # noqa: S311 - prompts, not secrets
-    runs: list[_Run] = []
+    runs: list[Run] = []
     for number in range(workload.repeat + 1):
-        run = _run(
-            engine, [_prompt(source, vocab_size, workload) for _ in range(workload.concurrency)], workload, clock
-        )
+        run = run_once(engine, source, vocab_size, workload, clock)
         if number > 0:
             runs.append(run)
             if progress is not None:
                 progress(number, workload.repeat)
-    return Speed(*(_spread(list(figures)) for figures in zip(*runs, strict=True)))
+    return speed_of(runs)
+
+
+def speed_of(runs: Sequence[Run]) -> Speed:
+    """The figures of several runs."""
+    return Speed(*(_spread(list(figures)) for figures in zip(*(run.speed for run in runs), strict=True)))
+
+
+def run_once(
+    engine: Engine, source: random.Random, vocab_size: int, workload: Workload, clock: Callable[[], float]
+) -> Run:
+    """The workload once, with prompts that ``source`` draws."""
+    return _run(engine, [_prompt(source, vocab_size, workload) for _ in range(workload.concurrency)], workload, clock)
 
 
 def _prompt(source: random.Random, vocab_size: int, workload: Workload) -> tuple[int, ...]:
     return tuple(source.randrange(vocab_size) for _ in range(workload.prompt_tokens))
 
 
-def _run(engine: Engine, prompts: list[tuple[int, ...]], workload: Workload, clock: Callable[[], float]) -> _Run:
+def _run(engine: Engine, prompts: list[tuple[int, ...]], workload: Workload, clock: Callable[[], float]) -> Run:
     start = clock()
     for index, prompt in enumerate(prompts):
         _add(engine, str(index), prompt, workload.output_tokens)
@@ -129,7 +148,7 @@ def _run(engine: Engine, prompts: list[tuple[int, ...]], workload: Workload, clo
             num_decoded += sum(len(event.token_ids) for event in tokens)
     decoding_s = now - boundary
     share = 1 - (engine.forward_s - forward_s) / decoding_s
-    return _Run(sum(map(len, prompts)) / (boundary - start), num_decoded / decoding_s, share)
+    return Run(boundary - start, decoding_s, sum(map(len, prompts)), num_decoded, share)
 
 
 def _add(engine: Engine, name: str, prompt: tuple[int, ...], max_tokens: int) -> None:
