@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 SSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
@@ -143,15 +143,9 @@ class Fake(NamedTuple):
     url: str
 
     def log(self) -> list[Served]:
-        """Of the load, without the two requests of the probe."""
-        with urlopen(_request(f"{self.url}/log")) as answer:
-            return [Served(**line) for line in json.load(answer)][2:]
-
-
-def _request(url: str) -> Any:
-    from urllib.request import Request
-
-    return Request(url, headers={"content-length": "0"})
+        """Of all completions, those of the probe included."""
+        with urlopen(Request(f"{self.url}/log", headers={"content-length": "0"})) as answer:
+            return [Served(**line) for line in json.load(answer)]
 
 
 @contextmanager

@@ -110,7 +110,7 @@ def load(
     _refuse_unwritable(out_file)
     with progress("Asking the server", quiet=json):
         target = find_target(
-            url, model=model, chat=chat, api_key=api_key, timeout_s=timeout, max_in_flight=max_in_flight, seed=seed
+            url, model=model, chat=chat, api_key=api_key, timeout_s=timeout, max_in_flight=max_in_flight
         )
     with progress(f"Load on {target.dialect.model}", quiet=json) as moved:
         run = run_load(target, traffic, progress=moved)

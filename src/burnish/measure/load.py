@@ -108,7 +108,7 @@ class _Driver:
                 group.create_task(user())
 
     def _body(self, number: int, arrival: Arrival) -> Ready:
-        prompt = self._target.writer.write(arrival, number)
+        prompt = self._target.writer.write(arrival, number, seed=self._traffic.seed)
         return Ready(number, arrival.at_s, self._target.dialect.body(prompt, arrival.output_tokens))
 
     async def _ask(self, number: int, body: bytes, due_s: float) -> None:

@@ -29,7 +29,6 @@ def find_target(
     api_key: str | None = None,
     timeout_s: float = 600.0,
     max_in_flight: int = 512,
-    seed: int = 0,
 ) -> Target:
     """Ask the server for its models and for two short answers; the model is its first by default.
 
@@ -42,7 +41,7 @@ def find_target(
             raise BadSettings(f"{name} {value:g} is out of range", remedy="Use a number above 0")
     probe = _Probe(url, Wire(url, api_key=api_key), timeout_s)
     dialect, writer = asyncio.run(probe.look(model, chat))
-    return Target(url, dialect, writer._replace(seed=seed), api_key, timeout_s, max_in_flight)
+    return Target(url, dialect, writer, api_key, timeout_s, max_in_flight)
 
 
 class _Found(NamedTuple):
@@ -88,7 +87,7 @@ class _Probe:
 
     async def _ask(self, dialect: Dialect, num_words: int) -> _Answer:
         arrival = Arrival(at_s=0.0, prompt_tokens=num_words, output_tokens=1)
-        heard, body = Heard(), dialect.body(PromptWriter().write(arrival, -num_words), 1)
+        heard, body = Heard(), dialect.body(PromptWriter().write(arrival, num_words, seed=-1), 1)
         return _Answer(await self._send("POST", dialect.path, body, heard.take), heard)
 
     async def _send(self, method: str, path: str, body: bytes, hear: Hear) -> int:

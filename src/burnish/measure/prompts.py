@@ -23,17 +23,16 @@ class PromptWriter(NamedTuple):
 
     tokens_per_word: float = 1.0
     overhead: float = 0.0
-    seed: int = 0
 
-    def write(self, arrival: Arrival, number: int) -> str:
-        """The prompt of a request; what no prefix id covers is of this ``number`` and seed alone."""
+    def write(self, arrival: Arrival, number: int, *, seed: int) -> str:
+        """The prompt of a request; what no prefix id covers is of this ``number`` and ``seed`` alone."""
         num_words = max(1, round((arrival.prompt_tokens - self.overhead) / self.tokens_per_word))
         per_block = max(1, round(arrival.block_tokens / self.tokens_per_word))
         words: list[str] = []
         for prefix_id in arrival.prefix_ids:
-            words += _words(f"{self.seed}:block:{prefix_id}", per_block)
+            words += _words(f"{seed}:block:{prefix_id}", per_block)
         if len(words) < num_words:
-            words += _words(f"{self.seed}:own:{number}", num_words - len(words))
+            words += _words(f"{seed}:own:{number}", num_words - len(words))
         return " ".join(words[:num_words])
 
 
