@@ -315,7 +315,7 @@ def build_app(client: "EngineClient", path: Path, card: ModelCard, config: "Serv
     from burnish.models.tokenizer import load_tokenizer
     from burnish.service.app import create_app
 
-    return create_app(client, load_tokenizer(path), card, config)
+    return create_app(client, load_tokenizer(path), card, config, profiler=client)
 
 
 async def serve_model(

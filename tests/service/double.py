@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from fastapi import FastAPI
 
-from burnish.core.errors import BadRequest
+from burnish.core.errors import BadRequest, Conflict
+from burnish.core.profile import FORWARD, Part, Phase, Profile, StepRecord
 from burnish.core.types import (
     Alternative,
     Event,
@@ -76,6 +77,8 @@ class Double:
     seen: list[Request] = field(default_factory=list)
     num_said: int = 0
     hold: bool = False
+    num_recordings: int = 0  # that run now
+    busy: bool = True  # whether there are steps to record
 
     async def submit(self, request: Request) -> AsyncGenerator[Event, None]:
         self.seen.append(request)
@@ -120,6 +123,19 @@ class Double:
             )
         yield finish("stop" if limit == len(script) else "length")
 
+    async def profile(self, num_steps: int, *, limit_s: float) -> Profile:
+        if self.num_recordings:
+            raise Conflict("a profile is being recorded already", remedy="Ask again when it is done")
+        self.num_recordings += 1
+        try:
+            while self.hold:
+                await asyncio.sleep(0.005)
+            await asyncio.sleep(0 if self.busy else limit_s)
+        finally:
+            self.num_recordings -= 1
+        step = StepRecord((Phase(FORWARD, 1.0, 1.5),), (Part(1, 3, 3, True, 1, 0.5),), (0.25,))
+        return Profile(operations=("linear",), steps=(step,) * num_steps if self.busy else ())
+
     def load(self) -> Load:
         used = len(self.active)
         return Load(
@@ -153,7 +169,7 @@ def serving(double: Double, codec: ByteCodec | None = BYTES, **settings: object)
     listener = bind("127.0.0.1", 0)
 
     async def make_app() -> FastAPI:
-        return create_app(double, codec, CARD, config)
+        return create_app(double, codec, CARD, config, profiler=double)
 
     server = DrainingServer(make_app, started.set)
     thread = threading.Thread(target=lambda: server.run(sockets=[listener]))

@@ -17,13 +17,14 @@ from schemathesis.specs.openapi.checks import (
 from burnish.service.app import ROUTES
 from tests.service.double import Double, serving
 
+KEY = {"Authorization": "Bearer alpha"}
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_no_input_breaks_the_server(mode: Any) -> None:
-    with serving(Double()) as url:
-        described = schemathesis.openapi.from_url(f"{url}/openapi.json")
+    with serving(Double(), api_keys=("alpha",)) as url:
+        described = schemathesis.openapi.from_url(f"{url}/openapi.json", headers=KEY)
         operations = [found.ok() for found in described.get_all_operations()]
         assert len(operations) == len(ROUTES)
         for operation in operations:
@@ -46,7 +47,7 @@ def try_inputs(operation: Any, mode: Any) -> set[int]:
             case.body["model"] = "double"  # a random name would never get past the 404
         if case.path_parameters and mode is GenerationMode.POSITIVE:
             case.path_parameters["model"] = "double"
-        statuses.add(case.call_and_validate(checks=CHECKS).status_code)
+        statuses.add(case.call_and_validate(checks=CHECKS, headers=KEY).status_code)
 
     once()
     return statuses

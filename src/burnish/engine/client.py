@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from burnish.core.admission import Limits, admit
 from burnish.core.errors import BadRequest, Overloaded, Unavailable
+from burnish.core.profile import Profile
 from burnish.core.types import Event, FinishEvent, Load, ModelCard, Request, Usage
+from burnish.engine.recording import Waiting
 from burnish.engine.worker import Abort, Add, Build, Command, Failed, Progress, Ready, Report, run_engine
 
 log = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ class SupervisorConfig:
 
 
 class EngineClient:
-    """Wears ``Served``: an engine in a child process, restarted when it dies.
+    """Wears ``Served`` and ``Profiled``: an engine in a child process, restarted when it dies.
 
     Made and used on one event loop. ``start`` first; ``close`` last.
     """
@@ -35,6 +37,7 @@ class EngineClient:
     def __init__(self, build: Build, config: SupervisorConfig | None = None) -> None:
         self._build, self._config = build, config or SupervisorConfig()
         self._streams: dict[str, asyncio.Queue[Event]] = {}
+        self._profile = Waiting()
         self._load = Load(ready=False)
         self._card: ModelCard | None = None
         self._process: _EngineProcess | None = None
@@ -55,9 +58,8 @@ class EngineClient:
 
     async def submit(self, request: Request) -> AsyncGenerator[Event, None]:
         """Events of one request; closing the iterator aborts it."""
-        if self._card is None or self._process is None or not self._load.ready or self._is_draining:
-            reason = "the server is shutting down" if self._is_draining else "the engine is starting"
-            raise Unavailable(reason, remedy="Send the request again")
+        process = self._ready_process()
+        assert self._card is not None, "it came with the process's first report"
         if request.request_id in self._streams:
             raise BadRequest(f"request id {request.request_id!r} is in use", remedy="Choose another")
         if len(self._streams) >= self._card.max_in_flight:
@@ -67,7 +69,7 @@ class EngineClient:
         self._streams[request.request_id] = events
         if len(self._streams) == 1:
             self._last_sign_s = time.monotonic()
-        self._process.send(Add(request))
+        process.send(Add(request))
         try:
             while True:
                 event = await events.get()
@@ -78,6 +80,10 @@ class EngineClient:
             is_unfinished = self._streams.pop(request.request_id, None) is not None
             if is_unfinished and self._process is not None:
                 self._process.send(Abort(request.request_id))
+
+    async def profile(self, num_steps: int, *, limit_s: float) -> Profile:
+        """As ``Profiled``."""
+        return await self._profile.record(self._ready_process().send, num_steps, limit_s=limit_s)
 
     def load(self) -> Load:
         """The engine's counts after its last step."""
@@ -101,6 +107,12 @@ class EngineClient:
     def pid(self) -> int | None:
         """The engine's process, while there is one."""
         return self._process.pid if self._process else None
+
+    def _ready_process(self) -> "_EngineProcess":
+        if self._process is None or not self._load.ready or self._is_draining:
+            reason = "the server is shutting down" if self._is_draining else "the engine is starting"
+            raise Unavailable(reason, remedy="Send the request again")
+        return self._process
 
     async def _supervise(self) -> None:
         """Keep an engine running. Ends only by ``close``, or when the model cannot be loaded at all."""
@@ -159,6 +171,8 @@ class EngineClient:
 
     def _deliver(self, progress: Progress) -> None:
         self._load = progress.load
+        if progress.recorded is not None:
+            self._profile.deliver(progress.recorded)
         for event in progress.events:
             stream = self._streams.get(event.request_id)
             if stream is None:
@@ -168,6 +182,7 @@ class EngineClient:
                 del self._streams[event.request_id]
 
     def _fail_streams(self, error: str) -> None:
+        self._profile.fail(error)
         for request_id, stream in self._streams.items():
             stream.put_nowait(FinishEvent(request_id=request_id, reason="error", usage=Usage(0, 0), error=error))
         self._streams.clear()

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 from burnish.core.errors import BurnishError
 from burnish.core.types import Event, FinishEvent, Load, ModelCard, Request, Usage
+from burnish.engine.recording import Record, Recordable, Recorded, Recording, StopRecording
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +46,14 @@ class Progress(NamedTuple):
 
     events: list[Event]
     load: Load
+    recorded: Recorded | None = None
 
 
-Command = Add | Abort
+Command = Add | Abort | Record | StopRecording
 Report = Ready | Failed | Progress
 
 
-class Steppable(Protocol):
+class Steppable(Recordable, Protocol):
     """An engine as the loop needs it."""
 
     @property
@@ -93,20 +95,24 @@ def run_engine(pipe: Connection, build: Build) -> None:
     except BurnishError as error:
         pipe.send(Failed(error))
         return
+    recording = Recording(engine)
     try:
         pipe.send(Ready(card, engine.load()))
         while True:
-            pipe.send(_turn(pipe, engine))
+            pipe.send(_turn(pipe, engine, recording))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 
 
-def _turn(pipe: Connection, engine: Steppable) -> Progress:
+def _turn(pipe: Connection, engine: Steppable, recording: Recording) -> Progress:
     """Take all commands that have arrived (waiting for one if there is nothing to do), then one step."""
     events: list[Event] = []
-    while pipe.poll(None if not engine.has_work and not events else 0):
+    while pipe.poll(0 if engine.has_work or events or recording.is_over else None):
         for command in pipe.recv():
-            events += _obey(engine, command)
+            if isinstance(command, Record | StopRecording):
+                recording.obey(command)
+            else:
+                events += _obey(engine, command)
     try:
         events += engine.step()
     except Exception:  # one batch fails, the engine goes on; the parent sees the events
@@ -115,10 +121,10 @@ def _turn(pipe: Connection, engine: Steppable) -> Progress:
         if not failed:  # nothing ran, so failing it cannot help: the process ends and is replaced
             raise
         events += failed
-    return Progress(events, engine.load())
+    return Progress(events, engine.load(), recording.take())
 
 
-def _obey(engine: Steppable, command: Command) -> list[Event]:
+def _obey(engine: Steppable, command: Add | Abort) -> list[Event]:
     if isinstance(command, Abort):
         return engine.abort(command.request_id)
     try:

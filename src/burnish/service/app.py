@@ -11,8 +11,9 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 
 from burnish import __version__
 from burnish.core.errors import BurnishError
+from burnish.core.profile import Profiled
 from burnish.core.types import ModelCard, Served, TextCodec
-from burnish.service import health, metrics
+from burnish.service import health, metrics, profile
 from burnish.service.config import ServiceConfig
 from burnish.service.faults import Faults, respond
 from burnish.service.front import Front
@@ -55,15 +56,23 @@ ROUTES = (
     Route("POST", "/detokenize", tokenize.detokenize, Text),
     Route("GET", "/health/live", health.live, health.Health),
     Route("GET", "/health/ready", health.ready, health.Health),
+    Route("POST", "/admin/profile", profile.record_profile, profile.TraceShape),
     Route("GET", "/metrics", metrics.scrape, None, PlainTextResponse),
     Route("GET", "/", serve.show_page, None, HTMLResponse),
 )
 
 
-def create_app(served: Served, codec: TextCodec | None, card: ModelCard, config: ServiceConfig) -> FastAPI:
+def create_app(
+    served: Served,
+    codec: TextCodec | None,
+    card: ModelCard,
+    config: ServiceConfig,
+    profiler: Profiled | None = None,
+) -> FastAPI:
     """The application over one served model.
 
-    ``codec`` is None for a model without tokenizer: prompts are then token ids only. ``app.state.front`` holds the
+    ``codec`` is None for a model without tokenizer: prompts are then token ids only. ``profiler`` records the engine
+    behind ``served``, None where there is none that can be recorded. ``app.state.front`` holds the
     meter and the lifecycle; ``serve`` drains through it.
     """
     meter = Meter(served)
@@ -83,7 +92,7 @@ def create_app(served: Served, codec: TextCodec | None, card: ModelCard, config:
             Middleware(BodyLimit, max_bytes=config.max_body_bytes),
         ],
     )
-    app.state.front = Front(meter, codec, card, config, lifecycle)
+    app.state.front = Front(meter, codec, card, config, lifecycle, profiler)
     for route in ROUTES:
         _add(app, route)
     return app

@@ -1,5 +1,6 @@
 """Settings of the service."""
 
+import math
 from dataclasses import dataclass, field
 
 from burnish.core.errors import BadSettings
@@ -16,10 +17,12 @@ class ServiceConfig:
     max_logprobs: int = 20
     max_stop: int = 16  # stop strings, and as many stop token ids
     drain_s: float = 30.0  # how long running answers may go on after SIGTERM
+    max_profile_steps: int = 256  # of the engine, in one /admin/profile call
+    profile_s: float = 30.0  # how long such a call waits for them
     request_timeout_s: float | None = None  # an answer that takes longer ends with an error; None: no limit
 
     def __post_init__(self) -> None:
-        for name in ("max_body_bytes", "max_prompts", "max_n", "max_logprobs", "max_stop"):
+        for name in ("max_body_bytes", "max_prompts", "max_n", "max_logprobs", "max_stop", "max_profile_steps"):
             if getattr(self, name) < 1:
                 raise BadSettings(
                     f"setting service.{name} = {getattr(self, name)} is too small", remedy="Give 1 or more"
@@ -28,5 +31,7 @@ class ServiceConfig:
             raise BadSettings(
                 "service.drain_s and service.request_timeout_s may not be negative", remedy="Correct them"
             )
+        if not 0 < self.profile_s < math.inf:
+            raise BadSettings(f"setting service.profile_s = {self.profile_s} is wrong", remedy="Give seconds above 0")
         if any(not key.strip() for key in self.api_keys):
             raise BadSettings("an API key is empty", remedy="Give a key, or none at all to leave the server open")

@@ -7,6 +7,7 @@ from fastapi import Depends
 from starlette.requests import Request as HttpRequest
 
 from burnish.core.errors import BadRequest, NotFound
+from burnish.core.profile import Profiled
 from burnish.core.types import ModelCard, TextCodec
 from burnish.service.config import ServiceConfig
 from burnish.service.lifecycle import Lifecycle
@@ -22,6 +23,7 @@ class Front:
     card: ModelCard
     config: ServiceConfig
     lifecycle: Lifecycle
+    profiler: Profiled | None = None
 
     @property
     def text(self) -> TextCodec:
