@@ -266,6 +266,18 @@ def test_progress_is_told_in_requests_or_in_seconds() -> None:
     assert [done for done, _ in told] == sorted(done for done, _ in told)
 
 
+@pytest.mark.parametrize("loop", [{}, {"users": 2}])
+def test_a_trace_that_turns_out_broken_on_the_way(tmp_path: Path, loop: dict[str, Any]) -> None:
+    """ServeGen's lengths are read when their window comes."""
+    (tmp_path / "a-trace.csv").write_text("0,50,1,Gamma,1,1\n600,50,1,Gamma,1,1\n")
+    good, broken = ({"input_tokens": "{9: 1}", "output_tokens": lengths} for lengths in ("{1: 1}", "{1: -1}"))
+    (tmp_path / "a-dataset.json").write_text(json.dumps({"0": good, "600": broken}))
+    with fake() as server:
+        target = find_target(server.url)
+        with pytest.raises(BadSettings, match="has lengths at 600 s that are no"):
+            run_load(target, Traffic(trace=tmp_path / "a-trace.csv", start_s=599.5, **loop))
+
+
 def test_a_time_in_which_nothing_is_due() -> None:
     target = Target("http://127.0.0.1:9", Dialect(model="m"), PromptWriter())
     with pytest.raises(BadSettings, match=r"no request is due within 1e-06 s"):

@@ -148,7 +148,18 @@ def test_instants_are_those_of_the_arrival_not_of_the_parsing() -> None:
     assert len(instants) == 16
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:80", "ftp://host", "http://", "http://host:port", "http://host:99999"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:80",
+        "ftp://host",
+        "http://",
+        "http://host:port",
+        "http://host:99999",
+        "http://höst",
+        "http://host/a b",
+    ],
+)
 def test_addresses_that_are_none(url: str) -> None:
     with pytest.raises(BadSettings, match=r"is no URL of a server. Write http://HOST:PORT"):
         Wire(url)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import NamedTuple
 
-from burnish.core.errors import BadSettings
+from burnish.core.errors import BadSettings, BurnishError
 from burnish.measure.ahead import Ahead, Ready
 from burnish.measure.arrivals import Traffic, schedule
 from burnish.measure.completions import Dialect, Failure, Heard
@@ -68,6 +68,9 @@ class _Driver:
         computed_s = time.process_time()
         try:
             await (self._open_loop(arrivals) if self._traffic.is_open else self._closed_loop(arrivals))
+        except ExceptionGroup as group:  # a fault of a trace that is read as it is sent
+            faults, _ = group.split(BurnishError)
+            raise group if faults is None else faults.exceptions[0] from None
         finally:
             self._wire.close()
         share = (time.process_time() - computed_s) / (time.monotonic() - self._start_s)

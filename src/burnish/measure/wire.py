@@ -32,7 +32,8 @@ class Wire:
             port = parts.port
         except ValueError:
             port = -1
-        if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
+        is_plain = url.isascii() and url.isprintable() and " " not in url
+        if not is_plain or parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
             raise BadSettings(f"address {url!r} is no URL of a server", remedy="Write http://HOST:PORT")
         if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
             raise BadSettings("the API key is no line of ASCII", remedy="Give it as it was given to you")
