@@ -1,6 +1,5 @@
 """burnish diagnose: which bottleneck holds, by what figures, and what would help by how much."""
 
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,17 +10,13 @@ from rich.table import Table
 from burnish.assemble import RANDOM, open_measured
 from burnish.cli.options import SettingsFile, Threads, server_settings
 from burnish.cli.output import AsJson, as_plain, out, print_json, progress
+from burnish.cli.situations import Described, situation_of
 from burnish.core.errors import BadSettings
-from burnish.measure.arrivals import read_traffic
 from burnish.measure.diagnose import Diagnosis, diagnose_plan
-from burnish.measure.observe import Lengths, Situation
 from burnish.measure.pictures import write_pictures
 from burnish.measure.scene import OperationTime, by_stage
 
 app = typer.Typer(add_completion=False)
-
-REQUESTS_PER_USER = 4
-BUSY = 8  # requests at a time that traffic is observed with, unless told otherwise
 
 
 @app.command()
@@ -43,43 +38,22 @@ def diagnose(
     json: AsJson = False,
 ) -> None:
     """Run a model as it would be served, and say what bounds it and what would help by how much."""
-    if traffic is not None and (prompt_tokens is not None or output_tokens is not None):
-        raise BadSettings("--traffic already says how long requests are", remedy="Leave one of them out")
     if weights is not None and not model.startswith(RANDOM):
         raise BadSettings("--weights is for random:CONFIG.json", remedy="Name the variant's folder instead")
     config = server_settings(settings, api_keys=None, threads=threads).engine
-    users = concurrency if concurrency is not None else (1 if traffic is None else BUSY)
     with progress("Loading", quiet=json):
         plan = open_measured(model, weights)
-    count = requests if requests is not None else max(1, users) * REQUESTS_PER_USER
-    if count < 1:
-        raise BadSettings(f"--requests {count} is wrong", remedy="Use 1 or more")
-    wanted = Lengths(prompt_tokens or 128, output_tokens or 32)
-    lengths = (wanted,) * count if traffic is None else _lengths(traffic, count)
-    fitted = tuple(_fitted(one, plan.shape.max_positions) for one in lengths)
+    said = Described(traffic, concurrency, requests, prompt_tokens, output_tokens)
+    fitted = situation_of(said, plan.shape.max_positions)
     with progress("Observing", quiet=json) as moved:
-        found = diagnose_plan(plan, config, Situation(requests=fitted, concurrency=users), progress=moved)
+        found = diagnose_plan(plan, config, fitted.situation, progress=moved)
     pictures = [] if out_folder is None else write_pictures(found, plan.num_bytes, out_folder)
     if json:
         print_json(_plain(found) | {"pictures": pictures})
         return
-    _tell(model, found, cut=sum(a != b for a, b in zip(lengths, fitted, strict=True)))
+    _tell(model, found, cut=fitted.num_cut)
     for path in pictures:
         out.print(f"[dim]{escape(str(path))}[/]", highlight=False, soft_wrap=True)
-
-
-def _lengths(traffic: Path, count: int) -> tuple[Lengths, ...]:
-    arrivals = islice(read_traffic(traffic), count)
-    return tuple(Lengths(arrival.prompt_tokens, arrival.output_tokens) for arrival in arrivals)
-
-
-def _fitted(wanted: Lengths, max_positions: int) -> Lengths:
-    """Lengths that the context holds, both cut in proportion."""
-    total = sum(wanted)
-    if total <= max_positions:
-        return wanted
-    output = max(1, wanted.output_tokens * max_positions // total)
-    return Lengths(max(1, min(wanted.prompt_tokens, max_positions - output)), output)
 
 
 def _plain(found: Diagnosis) -> dict[str, Any]:

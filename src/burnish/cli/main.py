@@ -17,6 +17,7 @@ COMMANDS = {
     "generate": "Continue a prompt.",
     "chat": "Talk to a model in the terminal.",
     "inspect": "Show what a model is made of and what it costs.",
+    "optimize": "Search for the best variant for this machine.",
     "compress": "Write a slimmer variant of a model.",
     "export": "Write a model for other engines.",
     "recipes": "List what can be done to a model.",

@@ -181,8 +181,8 @@ def assess(
     Raises ``BadSettings`` when two models read the text differently.
     """
     with progress("Reading the text", quiet=quiet):
-        passage = _passage(model, corpus, config)
-        other = passage if against is None else _passage(against, corpus, config)
+        passage = passage_of(model, corpus, config)
+        other = passage if against is None else passage_of(against, corpus, config)
     if other != passage:
         raise BadSettings(
             f"{model!r} and {against!r} read the text differently", remedy="Compare models of one tokenizer and context"
@@ -228,7 +228,8 @@ def _report(
     )
 
 
-def _passage(model: str, corpus: Corpus, config: QualityConfig) -> Passage:
+def passage_of(model: str, corpus: Corpus, config: QualityConfig) -> Passage:
+    """A text as a model reads it. Raises as ``prepare``."""
     from burnish.models.checkpoint import empty_decoder, raw_config
 
     path = locate(model)

@@ -99,9 +99,17 @@ class BadSettings(BurnishError):
 
 
 class VerificationFailed(BurnishError):
-    """A model does not compute what its manifest says, results depend on the batch, or a quality budget is missed."""
+    """A model does not compute what its manifest says, results depend on the batch, or a budget or limit is missed."""
 
     exit_code = 3
+
+
+class OutOfTime(BurnishError):
+    """A measurement took longer than there was time for."""
+
+
+class OutOfMemory(BurnishError):
+    """A measurement took more memory than is allowed."""
 
 
 def nearest(word: str, known: list[str]) -> str:

@@ -61,6 +61,31 @@ class LatencyRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SearchRecord:
+    """Why an artifact was chosen, and how it is to be served.
+
+    Intervals are a value and its bounds, 95 %: ``loss_ratio`` on the half of the text that was searched on,
+    ``confirmed`` on the other, ``ratio`` of the objective's figure to the parent's (bounds None: too few rounds).
+    """
+
+    objective: str
+    max_loss: float
+    limits: tuple[str, ...]
+    reason: str
+    loss_ratio: tuple[float, float, float]
+    confirmed: tuple[float, float, float]
+    ratio: tuple[float, float | None, float | None]
+    figures: dict[str, float]
+    parent_figures: dict[str, float]
+    keys: str
+    prefill_share: int
+    threads: int | None
+    num_tried: int
+    seed: int
+    data_sha256: str  # of the text
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class QualityRecord:
     """What was measured of an artifact, as it is served, against its parent on the same tokens of one text.
 

@@ -46,6 +46,18 @@ def mean_interval(series: NDArray[np.float64]) -> Interval:
     count = min(MAX_STRETCHES, len(series) // MIN_STRETCH)
     assert count >= 2, "the caller refuses series too short for an interval"
     means = np.array([stretch.mean() for stretch in np.array_split(series, count)])
-    half = _T[count - 2] * means.std(ddof=1) / math.sqrt(count)
+    half = _half(means)
     value = series.mean()
     return Interval(float(value), float(value - half), float(value + half))
+
+
+def t_interval(values: NDArray[np.float64]) -> Interval:
+    """The mean of 2 to 30 independent values with its 95 % interval by Student's t."""
+    half, value = _half(values), float(values.mean())
+    return Interval(value, value - half, value + half)
+
+
+def _half(values: NDArray[np.float64]) -> float:
+    """Half of the 95 % interval of the mean of 2 to 30 independent values."""
+    count = len(values)
+    return float(_T[count - 2] * values.std(ddof=1) / math.sqrt(count))

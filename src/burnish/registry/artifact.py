@@ -17,7 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from burnish.core.errors import BadCheckpoint, BadSettings
-from burnish.core.records import CalibrationRecord, LatencyRecord, LayerRecord, QualityRecord
+from burnish.core.records import CalibrationRecord, LatencyRecord, LayerRecord, QualityRecord, SearchRecord
 from burnish.registry.golden import Golden
 
 MANIFEST = "burnish.json"
@@ -53,6 +53,7 @@ class Manifest:
     calibration: CalibrationRecord | None = None  # None: the recipe needed none
     latency: LatencyRecord | None = None  # None: formats were not chosen by time
     quality: tuple[QualityRecord, ...] = ()  # of every text it was measured on when it was made
+    search: SearchRecord | None = None  # None: nobody looked for the best
 
 
 _READER = TypeAdapter(Manifest)

@@ -1,0 +1,166 @@
+"""A search for the best variant of a model, from what a user asked for to the folder that is written."""
+
+import hashlib
+import json as json_format
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from burnish import __version__
+from burnish.cli.compress import model_bytes
+from burnish.cli.output import err
+from burnish.cli.quality import passage_of
+from burnish.cli.situations import Fitted
+from burnish.cli.tried import TRIED
+from burnish.compress.recipes import find_recipe
+from burnish.core.errors import BadSettings
+from burnish.engine.config import EngineConfig
+from burnish.measure.corpus import read_corpus
+from burnish.measure.machine import this_machine
+from burnish.measure.quality import Passage, QualityConfig
+from burnish.models.checkpoint import raw_config
+from burnish.models.locate import locate
+from burnish.optimize.candidates import weights
+from burnish.optimize.deliver import deliver
+from burnish.optimize.lab import Bench, Half, ProcessLab
+from burnish.optimize.report import page, plain
+from burnish.optimize.search import Asked, Outcome, Search
+from burnish.registry.artifact import content_hash
+
+LEAST_CONTEXTS = 2  # of text: one half is searched on, the other confirms
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """A search as it was asked for."""
+
+    model: str
+    out: Path
+    asked: Asked
+    text: Path
+    max_tokens: int
+    calibration: Path | None
+    fitted: Fitted
+    traffic: str  # where the situation comes from, for people
+    config: EngineConfig
+    price_per_hour: float
+    machine: str | None
+    time_limit_s: float
+    memory_bytes: int
+    seed: int
+
+
+def find_best(order: Order, *, quiet: bool) -> dict[str, Any]:
+    """Search, and write ``order.out`` when something keeps the limits; the report.
+
+    Raises ``BadSettings`` for a text that is too short, and what measuring the model itself raises.
+    """
+    begun_s, path = time.monotonic(), locate(order.model)
+    passage = _passage(order.model, order.text, order.max_tokens)
+    conditions = _conditions(order, path, passage)
+    work = order.out.with_name(f"{order.out.name}.unfinished")
+    left_s = order.time_limit_s - (time.monotonic() - begun_s)
+    lab = ProcessLab(_bench(order, path, passage), work, conditions, time_limit_s=left_s)
+    halves = (Half(passage, seed=order.seed, is_first=True), Half(passage, seed=order.seed, is_first=False))
+    is_compressed = raw_config(path).get("quantization_config") is not None
+    candidates = weights(has_data=order.calibration is not None, is_compressed=is_compressed)
+    found = Search(lab, order.asked, halves, partial(_tell, lab, quiet)).run(candidates)
+    bounds = f"{order.time_limit_s:.0f} s, {order.memory_bytes / 2**20:.0f} MiB"
+    took = {"limits of the search": bounds, "it took": f"{time.monotonic() - begun_s:.0f} s"}
+    report = plain(found, order.asked, conditions | took)
+    if found.chosen is not None:
+        _deliver(order, found, lab, report)
+        shutil.rmtree(work)
+    return report
+
+
+def _deliver(order: Order, found: Outcome, lab: ProcessLab, report: dict[str, Any]) -> None:
+    chosen = next(one for one in found.tried if one.name == found.chosen)
+    deliver(
+        found,
+        order.asked,
+        lab.path(chosen.candidate),
+        order.out,
+        report=json_format.dumps(report, indent=1) + "\n",
+        page=page(report),
+        seed=order.seed,
+        data_sha256=_text_hash(order.text),
+    )
+
+
+def _passage(model: str, text: Path, max_tokens: int) -> Passage:
+    passage = passage_of(model, read_corpus(text), QualityConfig(max_tokens=max_tokens))
+    least = LEAST_CONTEXTS * passage.config.context
+    if len(passage.tokens) < least:
+        raise BadSettings(
+            f"text {str(text)!r} has {len(passage.tokens)} tokens, too few for a context of {passage.config.context}",
+            remedy=f"Give {least} or more: one half is searched on, the other confirms",
+        )
+    return passage
+
+
+def _bench(order: Order, path: Path, passage: Passage) -> Bench:
+    return Bench(
+        model=path,
+        model_mb=model_bytes(path) / 1e6,
+        text=order.text,
+        max_tokens=len(passage.tokens),
+        situation=order.fitted.situation,
+        config=order.config,
+        compress=partial(_compress, path, order.calibration, order.memory_bytes),
+        tried_module=TRIED,
+        price_per_hour=order.price_per_hour,
+        memory_bytes=order.memory_bytes,
+    )
+
+
+def _compress(model: Path, calibration: Path | None, memory_bytes: int, recipe: str, made: Path) -> Sequence[str]:
+    words = [sys.executable, "-m", "burnish.cli.main", "compress", str(model), str(made), "--recipe", recipe, "--json"]
+    words += ["--memory", str(memory_bytes)]
+    return [*words, "--calibration", str(calibration)] if find_recipe(recipe).needs.data else words
+
+
+def _conditions(order: Order, path: Path, passage: Passage) -> dict[str, Any]:
+    """All that figures depend on, in words that are read on the report too."""
+    requests, machine = order.fitted.situation.requests, this_machine()
+    lengths = sorted({f"{one.prompt_tokens} in, {one.output_tokens} out" for one in requests})
+    more = f" and {len(lengths) - 4} more" if len(lengths) > 4 else ""
+    calibration = order.calibration
+    return {
+        "burnish": __version__,
+        "model": f"{order.model}, sha256 {content_hash(path)[:16]}",
+        "text": f"{order.text.name}, {len(passage.tokens):,} tokens, sha256 {_text_hash(order.text)[:16]}",
+        "calibration": "none" if calibration is None else f"{calibration.name}, sha256 {file_hash(calibration)[:16]}",
+        "traffic": order.traffic,
+        "lengths": ", ".join(lengths[:4]) + more,
+        "machine": f"{machine.cpu}, {order.config.threads or len(os.sched_getaffinity(0))} threads",
+        "price": "none" if order.machine is None else f"{order.machine}, {order.price_per_hour:g} an hour",
+        "engine": ", ".join(f"{name} {value}" for name, value in asdict(order.config).items() if value is not None),
+        "seed": order.seed,
+    }
+
+
+def _text_hash(text: Path) -> str:
+    return hashlib.sha256(read_corpus(text).text.encode()).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes, or of all files of a folder."""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _tell(lab: ProcessLab, quiet: bool, what: str) -> None:
+    if not quiet:
+        err.print(f"[dim]{escape(what)}; {max(0.0, lab.seconds_left):.0f} s left at most[/]", highlight=False)

@@ -1,0 +1,62 @@
+"""The chosen variant as a folder of its own: the artifact, why it was chosen, how it is to be served."""
+
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from burnish.core.records import SearchRecord
+from burnish.measure.intervals import Interval
+from burnish.optimize.search import Asked, Outcome
+from burnish.registry.artifact import new_folder, read_manifest, write_manifest
+
+ENGINE = "engine.toml"
+
+
+def deliver(
+    outcome: Outcome, asked: Asked, source: Path, out: Path, *, report: str, page: str, seed: int, data_sha256: str
+) -> None:
+    """Copy the chosen weights, with the search in their manifest; ``out`` appears whole or not at all."""
+    chosen = next(one for one in outcome.tried if one.name == outcome.chosen)
+    weighed = next(one for one in outcome.weighed if one.name == outcome.chosen)
+    assert chosen.loss is not None
+    assert chosen.confirmed is not None
+    record = SearchRecord(
+        objective=asked.objective,
+        max_loss=asked.max_loss,
+        limits=tuple(map(str, asked.limits)),
+        reason=outcome.reason,
+        loss_ratio=(*chosen.loss,),
+        confirmed=(*chosen.confirmed,),
+        ratio=_bounded(weighed.ratio),
+        figures=weighed.figures,
+        parent_figures=outcome.own.figures,
+        keys=chosen.candidate.keys,
+        prefill_share=chosen.candidate.prefill_share,
+        threads=chosen.candidate.threads,
+        num_tried=len(outcome.tried),
+        seed=seed,
+        data_sha256=data_sha256,
+    )
+    with new_folder(out) as staging:
+        if source.is_dir():
+            shutil.copytree(source, staging, dirs_exist_ok=True)
+        else:
+            shutil.copy2(source, staging)
+        manifest = read_manifest(staging)
+        if manifest is not None:
+            write_manifest(staging, replace(manifest, search=record))
+        (staging / ENGINE).write_text(_engine(record), encoding="utf-8")
+        (staging / "report.json").write_text(report, encoding="utf-8")
+        (staging / "report.html").write_text(page, encoding="utf-8")
+
+
+def _bounded(found: Interval) -> tuple[float, float | None, float | None]:
+    return (found.value, None, None) if math.isinf(found.high) else (*found,)
+
+
+def _engine(record: SearchRecord) -> str:
+    """Settings as ``burnish serve --settings`` takes them."""
+    lines = [f'keys = "{record.keys}"', f"prefill_share = {record.prefill_share}"]
+    lines += [f"threads = {record.threads}"] if record.threads is not None else []
+    return "\n".join(["[engine]", *lines, ""])

@@ -1,0 +1,193 @@
+"""Makes candidates and measures them, each in a process of its own, within limits of time and memory.
+
+Everything found is kept in a folder, so that a search that was killed goes on where it was.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from burnish.core.errors import BadCheckpoint, OutOfTime
+from burnish.engine.config import EngineConfig
+from burnish.measure.bootstrap import MIN_DOCUMENTS, bootstrap_interval
+from burnish.measure.intervals import Interval, mean_interval
+from burnish.measure.observe import Situation
+from burnish.measure.quality import Passage
+from burnish.optimize.candidates import Candidate
+from burnish.optimize.trial import Reading, Serving, read, run_watched, serve
+from burnish.optimize.weigh import Figures
+from burnish.registry.artifact import check_files, read_manifest
+
+PART = 4  # of the text that is read first: one of so many
+BLOCK = 256  # tokens that fall into the same half
+CONDITIONS, ROUNDS_FILE = "conditions.json", "rounds.json"
+SLOWER = 1.3  # of what a round took: the machine may be slower in the next
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bench:
+    """What candidates are measured with."""
+
+    model: Path
+    model_mb: float
+    text: Path
+    max_tokens: int
+    situation: Situation
+    config: EngineConfig
+    compress: Callable[[str, Path], Sequence[str]]  # (recipe, out) -> the command that makes it
+    tried_module: str
+    price_per_hour: float
+    memory_bytes: int
+
+
+class ProcessLab:
+    """A lab whose every step is a process. ``conditions``: all that its figures depend on."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        folder: Path,
+        conditions: dict[str, Any],
+        *,
+        time_limit_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._bench, self._folder, self._clock = bench, folder, clock
+        self._begun_s, self._limit_s = clock(), time_limit_s
+        self._share = 1.0
+        self._step_s = 0.0  # the longest of what was served
+        self._forget_others(conditions)
+        self._rounds: dict[str, dict[str, Figures]] = self._read_rounds()
+
+    def _forget_others(self, conditions: dict[str, Any]) -> None:
+        """Begin anew where the folder holds figures of other conditions."""
+        kept = self._folder / CONDITIONS
+        wanted = json.dumps(conditions, sort_keys=True)
+        if not kept.exists() or kept.read_text(encoding="utf-8") != wanted:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.mkdir(parents=True)
+            kept.write_text(wanted, encoding="utf-8")
+
+    def _read_rounds(self) -> dict[str, dict[str, Figures]]:
+        file = self._folder / ROUNDS_FILE
+        found: dict[str, dict[str, Figures]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        return found
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the time limit."""
+        return self._begun_s + self._limit_s - self._clock()
+
+    def until(self, share: float) -> None:
+        """What is made or read from now on must be done by this share of the time."""
+        self._share = share
+
+    def has_time(self) -> bool:
+        """Whether a step as long as any so far can be done by then."""
+        return self._stage_left_s > self._step_s * SLOWER
+
+    def path(self, candidate: Candidate) -> Path:
+        """Where its weights are."""
+        return self._bench.model if candidate.recipe is None else self._folder / "made" / candidate.recipe
+
+    def make(self, candidate: Candidate) -> float:
+        """Make the weights, unless they are there and whole."""
+        path = self.path(candidate)
+        if candidate.recipe is None:
+            return self._bench.model_mb
+        if not _is_whole(path):
+            shutil.rmtree(path, ignore_errors=True)
+            path.parent.mkdir(exist_ok=True)
+            self._run(self._bench.compress(candidate.recipe, path))
+        return sum(file.stat().st_size for file in path.glob("*.safetensors")) / 1e6
+
+    def losses(self, candidate: Candidate, *, whole: bool) -> NDArray[np.float64]:
+        """Losses of the text's tokens, or of its first part; what of it is known is not read again."""
+        count = self._bench.max_tokens // (1 if whole else PART)
+        name = f"{candidate.recipe or 'own'}-{candidate.keys}-{count}.npy".replace(":", "_")
+        file = self._folder / name
+        if not file.exists():
+            fresh = file.with_name(f".{name}")
+            order = Reading(
+                model=str(self.path(candidate)),
+                text=str(self._bench.text),
+                max_tokens=count,
+                out=str(fresh),
+                keys=candidate.keys,
+            )
+            read(order, self._bench.tried_module, timeout_s=self._timeout_s, memory_bytes=self._bench.memory_bytes)
+            fresh.replace(file)
+        found: NDArray[np.float64] = np.load(file)
+        return found
+
+    def serve(self, candidate: Candidate, number: int) -> Figures:
+        """Serve the situation once, for the round of that number."""
+        known = self._rounds.setdefault(candidate.name, {})
+        if str(number) not in known:
+            begun_s = self._clock()
+            order = Serving(
+                model=str(self.path(candidate)),
+                situation=self._bench.situation,
+                config=candidate.config(self._bench.config),
+            )
+            found = serve(
+                order,
+                self._bench.tried_module,
+                timeout_s=self.seconds_left,
+                memory_bytes=self._bench.memory_bytes,
+            )
+            self._step_s = max(self._step_s, self._clock() - begun_s)
+            figures = found.figures()
+            figures["cost_per_million"] = self._bench.price_per_hour / 3600 / figures["tokens_per_s"] * 1e6
+            known[str(number)] = figures
+            fresh = self._folder / f".{ROUNDS_FILE}"
+            fresh.write_text(json.dumps(self._rounds), encoding="utf-8")
+            fresh.replace(self._folder / ROUNDS_FILE)
+        return known[str(number)]
+
+    @property
+    def _stage_left_s(self) -> float:
+        return self.seconds_left - (1 - self._share) * self._limit_s
+
+    @property
+    def _timeout_s(self) -> float:
+        if self._stage_left_s <= 0:
+            raise OutOfTime("no time was left", remedy="Allow more time")
+        return self._stage_left_s
+
+    def _run(self, command: Sequence[str]) -> None:
+        run_watched(command, timeout_s=self._timeout_s, memory_bytes=self._bench.memory_bytes)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        manifest = read_manifest(folder)
+        return manifest is not None and not check_files(folder, manifest)
+    except BadCheckpoint:
+        return False
+
+
+class Half:
+    """Compares losses on one half of a text: blocks of tokens drawn by a seed, the others being the other half."""
+
+    def __init__(self, passage: Passage, *, seed: int, is_first: bool) -> None:
+        count = len(passage.tokens) - (passage.bos is None)
+        blocks = np.arange(count) // BLOCK
+        drawn = np.random.default_rng(seed).permutation(blocks[-1] + 1)
+        self.is_in = (drawn[blocks] % 2 == 0) == is_first
+        self._documents = np.array(passage.documents, np.int64) if passage.documents else np.zeros(count, np.int64)
+
+    def __call__(self, losses: NDArray[np.float64], own: NDArray[np.float64]) -> Interval:
+        """Perplexity over the model's own, minus 1; of the first tokens alone where only those were read."""
+        where = self.is_in[: len(losses)]
+        differences, documents = (losses - own)[where], self._documents[: len(losses)][where]
+        enough = len(np.unique(documents)) >= MIN_DOCUMENTS
+        found = bootstrap_interval(differences, documents) if enough else mean_interval(differences)
+        return found.exp().shifted(-1)

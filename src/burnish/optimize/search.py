@@ -1,0 +1,292 @@
+"""Successive halving over candidates: many on little data, few on much, all of it really measured.
+
+First every candidate reads a part of the text and serves once; those that are shown to lose too much fall out, and of
+the others the better half goes on. They read all of it and serve in turn with the model itself, round by round. The
+best that keeps the limits must then keep the loss on the part of the text that the search never looked at.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from burnish.core.errors import BurnishError, OutOfTime
+from burnish.measure.gate import Verdict, judge_loss
+from burnish.measure.intervals import Interval
+from burnish.measure.limits import Limit
+from burnish.optimize.candidates import Candidate, settings
+from burnish.optimize.weigh import (
+    FIGURE_OF,
+    Figures,
+    Objective,
+    Weighed,
+    best,
+    broken,
+    distance,
+    goodness,
+    is_gain,
+    medians,
+    pareto,
+    ratio,
+)
+
+ROUNDS = 5
+LEAST_KEPT = 3
+SCREENED, SET, READ = 0.55, 0.65, 0.85  # of the time: by then candidates, settings and texts must be done
+NOTHING_LOST = Interval(0.0, 0.0, 0.0)
+Told = Callable[[str], None]
+
+
+class Split(Protocol):
+    """The loss ratio of a candidate on one half of the text."""
+
+    def __call__(self, losses: NDArray[np.float64], own: NDArray[np.float64]) -> Interval:
+        """Perplexity over the model's own, minus 1, with its interval."""
+        ...
+
+
+class Lab(Protocol):
+    """Makes and measures; what is found is kept. All raise ``BurnishError`` for a candidate that cannot be."""
+
+    def make(self, candidate: Candidate) -> float:
+        """Make the weights; megabytes of their files."""
+        ...
+
+    def losses(self, candidate: Candidate, *, whole: bool) -> NDArray[np.float64]:
+        """Losses of the text's tokens, or of its first part."""
+        ...
+
+    def serve(self, candidate: Candidate, number: int) -> Figures:
+        """Serve the situation for the round of that number."""
+        ...
+
+    def until(self, share: float) -> None:
+        """What is made or read from now on must be done by this share of all the time."""
+        ...
+
+    def has_time(self) -> bool:
+        """Whether there is time for one more."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What is wanted."""
+
+    objective: Objective
+    max_loss: float
+    limits: tuple[Limit, ...] = ()
+    concurrency: int = 1
+    cores: int = 1
+
+
+@dataclass(slots=True)
+class Tried:
+    """A candidate and what was found of it."""
+
+    candidate: Candidate
+    size_mb: float = 0.0
+    loss: Interval | None = None  # on the half that the search looks at
+    confirmed: Interval | None = None  # on the other
+    rounds: list[Figures] = field(default_factory=list)
+    verdict: Verdict | None = None
+    reason: str = ""  # why it fell out; empty: it did not
+
+    @property
+    def name(self) -> str:
+        """Of the candidate."""
+        return self.candidate.name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What the search came to."""
+
+    own: Weighed
+    tried: tuple[Tried, ...]
+    weighed: tuple[Weighed, ...]  # all that were timed to the end
+    pareto: tuple[str, ...]
+    chosen: str | None  # None: nothing keeps the limits
+    reason: str
+    nearest: str | None = None  # where nothing keeps the limits
+    unmet: tuple[Limit, ...] = ()  # by the nearest
+
+
+class Search:
+    """One search. ``halves``: how losses are compared on the half that is searched and on the one that is kept."""
+
+    def __init__(self, lab: Lab, asked: Asked, halves: tuple[Split, Split], told: Told = lambda _: None) -> None:
+        self._lab, self._asked, self._told = lab, asked, told
+        self._searched, self._kept = halves
+        self._own = Tried(Candidate(recipe=None), loss=NOTHING_LOST, confirmed=NOTHING_LOST, verdict="pass")
+        self._tried: list[Tried] = []
+
+    def run(self, candidates: Sequence[Candidate]) -> Outcome:
+        """Try them all, as far as there is time. Raises what measuring the model itself raises."""
+        own = self._own
+        own.size_mb = self._lab.make(own.candidate)
+        own.rounds.append(self._lab.serve(own.candidate, 0))
+        self._lab.until(SCREENED)
+        screened = [one for one in map(self._screen, candidates) if not one.reason]
+        better = self._better_half(screened)
+        self._lab.until(SET)
+        better += self._around(better[:1] or [own])
+        self._lab.until(READ)
+        finalists = [one for one in better if self._reads_all(one)]
+        self._lab.until(1.0)
+        if finalists:
+            self._serve_in_turn(finalists)
+        return self._decide(finalists)
+
+    def _screen(self, candidate: Candidate) -> Tried:
+        """Make a candidate, read a part of the text, serve once."""
+        found = Tried(candidate)
+        self._tried.append(found)
+        if not self._lab.has_time():
+            found.reason = "no time was left"
+            return found
+        self._told(f"Trying {found.name}")
+        try:
+            found.size_mb = self._lab.make(candidate)
+            self._judge(found, whole=False)
+            if not found.reason:
+                found.rounds.append(self._lab.serve(candidate, 0))
+        except BurnishError as error:
+            found.reason = error.message
+        return found
+
+    def _judge(self, found: Tried, *, whole: bool) -> None:
+        found.loss = self._searched(*self._both(found, whole=whole))
+        found.verdict = judge_loss(found.loss, self._asked.max_loss)
+        if found.verdict == "fail":
+            found.reason = f"loses {found.loss.low:.2%} to {found.loss.high:.2%}"
+
+    def _both(self, one: Tried, *, whole: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The losses of a candidate and of the model itself, of the whole text if there was time for it."""
+        try:
+            return self._lab.losses(one.candidate, whole=whole), self._lab.losses(self._own.candidate, whole=whole)
+        except OutOfTime:
+            if one.loss is None:
+                raise
+            return self._lab.losses(one.candidate, whole=False), self._lab.losses(self._own.candidate, whole=False)
+
+    def _better_half(self, screened: list[Tried]) -> list[Tried]:
+        """The better half by the objective; the others fall out."""
+        ordered = sorted(screened, key=lambda one: -goodness(self._ratio(one), self._asked.objective))
+        count = max(LEAST_KEPT, -(-len(ordered) // 2))
+        for one in ordered[count:]:
+            one.reason = "slower in the first round" if self._asked.objective != "memory" else "larger at first sight"
+        return ordered[:count]
+
+    def _around(self, best_so_far: list[Tried]) -> list[Tried]:
+        """Other settings of the engine that look better at first sight."""
+        found = []
+        for base in best_so_far:
+            for candidate in settings(base.candidate, cores=self._asked.cores, concurrency=self._asked.concurrency):
+                other = self._screen(candidate)
+                if other.reason:
+                    continue
+                if goodness(self._ratio(other), self._asked.objective) > goodness(
+                    self._ratio(base), self._asked.objective
+                ):
+                    found.append(other)
+                else:
+                    other.reason = f"no better than {base.name}"
+        return found
+
+    def _reads_all(self, one: Tried) -> bool:
+        """Whether a candidate keeps the loss on all of the text that is searched, or on what there was time to read."""
+        try:
+            self._judge(one, whole=True)
+        except BurnishError as error:
+            one.reason = error.message
+        if one.verdict == "needs more data" and not one.reason:
+            assert one.loss is not None
+            one.reason = f"may lose {one.loss.high:.2%}: more text is needed to show that it does not"
+        return not one.reason
+
+    def _serve_in_turn(self, finalists: list[Tried]) -> None:
+        """Every finalist and the model itself in turn, so that a slow moment meets them all.
+
+        A round that could not be finished counts for nobody.
+        """
+        for number in range(1, ROUNDS + 1):
+            self._told(f"Timing {len(finalists)} of them, round {number} of {ROUNDS}")
+            figures = []
+            try:
+                for one in (self._own, *finalists):
+                    figures.append(self._lab.serve(one.candidate, number))
+            except BurnishError as error:
+                if len(self._own.rounds) == 1:
+                    raise
+                self._told(error.message)
+                return
+            for one, found in zip((self._own, *finalists), figures, strict=True):
+                one.rounds.append(found)
+
+    def _ratio(self, one: Tried) -> Interval:
+        """Over the model itself, in the rounds in turn; in the first one alone before there are any."""
+        rounds, own = _in_turn(one), _in_turn(self._own)
+        return ratio(rounds, own[: len(rounds)], FIGURE_OF[self._asked.objective])
+
+    def _weigh(self, one: Tried) -> Weighed:
+        assert one.loss is not None
+        figures = medians(_in_turn(one)) | {"size_mb": one.size_mb, "loss_ratio": one.loss.value}
+        return Weighed(one.name, figures, self._ratio(one))
+
+    def _decide(self, finalists: list[Tried]) -> Outcome:
+        """The best of those that keep the limits and, on text that was not looked at, the loss."""
+        by_name = {one.name: one for one in (self._own, *finalists)}
+        weighed = [self._weigh(one) for one in by_name.values()]
+        own, left = weighed[0], list(weighed)
+        while kept := [one for one in left if not broken(self._asked.limits, one.figures)]:
+            chosen = best(kept, self._asked.objective)
+            if self._is_confirmed(by_name[chosen.name]):
+                return self._outcome(own, weighed, chosen)
+            left.remove(chosen)
+        near = min(left, key=lambda one: distance(self._asked.limits, one.figures))
+        unmet = tuple(broken(self._asked.limits, near.figures))
+        told = ", ".join(f"{limit} ({near.figures[limit.name]:.4g} at best)" for limit in unmet)
+        return Outcome(
+            own=own,
+            tried=(self._own, *self._tried),
+            weighed=tuple(weighed),
+            pareto=tuple(pareto(weighed)),
+            chosen=None,
+            reason=f"nothing keeps {told}; {near.name} comes nearest",
+            nearest=near.name,
+            unmet=unmet,
+        )
+
+    def _is_confirmed(self, one: Tried) -> bool:
+        if one.confirmed is None:
+            one.confirmed = self._kept(*self._both(one, whole=True))
+        if judge_loss(one.confirmed, self._asked.max_loss) == "pass":
+            return True
+        one.reason = f"loses up to {one.confirmed.high:.2%} on text the search had not seen"
+        return False
+
+    def _outcome(self, own: Weighed, weighed: list[Weighed], chosen: Weighed) -> Outcome:
+        figure = FIGURE_OF[self._asked.objective]
+        gain, kept = goodness(chosen.ratio, self._asked.objective), f"a loss of {self._asked.max_loss:.2%}"
+        if chosen.name == own.name:
+            reason = f"nothing that keeps {kept} is shown to have a better {figure}"
+        elif is_gain(chosen.ratio, self._asked.objective):
+            reason = f"{chosen.name} has the best {figure} of what keeps {kept}: {gain:.2f} times as good as before"
+        else:
+            reason = f"{chosen.name} keeps {kept} and is the smallest; no better {figure} is shown"
+        return Outcome(
+            own=own,
+            tried=(self._own, *self._tried),
+            weighed=tuple(weighed),
+            pareto=tuple(pareto(weighed)),
+            chosen=chosen.name,
+            reason=reason,
+        )
+
+
+def _in_turn(one: Tried) -> list[Figures]:
+    """The rounds that were served in turn; the first alone where there were none."""
+    return one.rounds[1:] or one.rounds
