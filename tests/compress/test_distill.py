@@ -98,6 +98,20 @@ def test_every_kind_brings_the_student_nearer(asked: dict[str, Any]) -> None:
     assert looks[-1].divergence < 0.9 * looks[0].divergence
 
 
+def test_who_watches_is_told_every_loss_and_every_look() -> None:
+    told: list[tuple[str, float, int]] = []
+    distillation = taught(DistillConfig(**BASE))
+    looks = distillation.run(watch=lambda *point: told.append(point))
+    losses = [(value, step) for what, value, step in told if what == "loss"]
+    assert [step for _, step in losses] == list(range(1, 31))
+    assert all(value > 0 for value, _ in losses)
+    for what, at in (("held_out_loss", 1), ("held_out_divergence", 2)):
+        assert [(step, value) for name, value, step in told if name == what] == [
+            (look.step, look[at]) for look in looks
+        ]
+    assert taught(DistillConfig(**BASE)).run() == looks, "watching changes nothing"
+
+
 def test_a_students_own_kind_of_text_is_written_by_it() -> None:
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(0, 256, (3, 4), generator=generator)

@@ -61,7 +61,10 @@ def test_trained_rounded_is_nearer_than_rounded() -> None:
     teacher = tiny_decoder(seed=1)
     data = spoken(teacher)
     before = golden_logits(teacher, ((1, 2, 3),))
-    trained = apply(teacher, Recipe("x", "", (QuantizationAwareTraining(choice=INT2, **SHORT),)), data)
+    told: list[tuple[str, float, int]] = []
+    recipe = Recipe("x", "", (QuantizationAwareTraining(choice=INT2, **SHORT),))
+    trained = apply(teacher, recipe, data, watch=lambda *point: told.append(point))
+    assert {name for name, *_ in told} == {f"qat/{what}" for what in ("loss", "held_out_loss", "held_out_divergence")}
     assert (golden_logits(teacher, ((1, 2, 3),)) == before).all()
     assert [record.format for record in trained.records] == ["int2-g32"] * 14
     rounded = tiny_decoder(seed=1)

@@ -14,6 +14,7 @@ from rich.markup import escape
 from burnish.assemble import Origin, write_artifact
 from burnish.cli.output import AsJson, Model, Moved, err, human_bytes, print_json, progress
 from burnish.cli.quality import assess, refuse_loss
+from burnish.cli.scalars import Scalars, open_scalars
 from burnish.cli.subjects import Subject, open_subject
 from burnish.compress.calibration import Calibration, CalibrationConfig
 from burnish.compress.journal import Journal
@@ -84,6 +85,9 @@ def compress(
         list[str] | None,
         typer.Option(help="Layers whose inputs are not quantized, as 'layers.*.mlp.down_proj'; may be repeated."),
     ] = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="A folder for TensorBoard: errors of layers, losses of what trains.")
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Write a slimmer variant: a Hugging Face folder that other engines open too, with its manifest."""
@@ -97,6 +101,7 @@ def compress(
         sampling=CalibrationConfig(samples=samples, length=length, seed=seed),
         float_activations=float_activations or (),
         memory_bytes=free_bytes() if memory is None else parse_bytes(memory),
+        tensorboard=tensorboard,
     )
     with progress(f"Compressing to {recipe}", quiet=json) as moved:
         made = write_variant(locate(model), out, recipe, moved, asked)
@@ -123,6 +128,7 @@ class Asked:
     texts: Sequence[Path] = ()  # to measure the result on
     max_loss: float | None = None  # of perplexity, on every text; more is refused
     target: str | None = None  # what the result is to run on; None: whatever it will
+    tensorboard: Path | None = None  # a folder for charts of the run
 
 
 def write_variant(parent: Path, out: Path, recipe_name: str, moved: Moved, asked: Asked | None = None) -> Compressed:
@@ -133,12 +139,19 @@ def write_variant(parent: Path, out: Path, recipe_name: str, moved: Moved, asked
     ``VerificationFailed`` for a loss above the budget.
     """
     asked = asked or Asked()
+    with open_scalars(asked.tensorboard) as scalars:
+        return _write(parent, out, recipe_name, moved, asked, scalars)
+
+
+def _write(
+    parent: Path, out: Path, recipe_name: str, moved: Moved, asked: Asked, scalars: Scalars | None
+) -> Compressed:
     recipe = find_recipe(recipe_name)
     if asked.target is not None:
         refuse_unfit(recipe, asked.target)
     refuse_used(out)
     corpora = {path.name: read_corpus(path) for path in asked.texts}
-    subject = open_subject(parent)
+    subject = open_subject(parent, scalars)
     if corpora and not subject.has_perplexity:
         raise BadSettings(
             "--quality measures perplexity, which only decoders have", remedy="Use burnish quality afterwards"
@@ -158,6 +171,8 @@ def write_variant(parent: Path, out: Path, recipe_name: str, moved: Moved, asked
     if data is not None:
         journal = Journal(out.with_name(f"{out.name}.unfinished"), _key(parent, recipe, data))
     made = subject.apply(recipe, data, journal, moved)
+    if scalars is not None:
+        scalars.layers(made.records)
     origin = Origin(
         parent=parent,
         recipe=recipe.name,

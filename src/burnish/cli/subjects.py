@@ -11,6 +11,7 @@ from burnish.assemble import load_any
 from burnish.compress.calibration import NO_FRAME, Calibration, CalibrationConfig, Frame, read_calibration
 from burnish.compress.calibration_images import read_image_calibration
 from burnish.compress.chain import Chain, decoder_chain, encoder_chain
+from burnish.compress.distill import Watch
 from burnish.compress.journal import Journal
 from burnish.compress.memory import DataSize, image_size, text_size
 from burnish.compress.module_chain import module_chain
@@ -73,12 +74,15 @@ class Subject(Protocol):
         ...
 
 
-def open_subject(path: Path) -> Subject:
-    """The model of a path, dense weights mapped where they can be. Raises as ``load_any``."""
+def open_subject(path: Path, watch: Watch | None = None) -> Subject:
+    """The model of a path, dense weights mapped where they can be. Raises as ``load_any``.
+
+    ``watch`` is told the losses of decoders that are trained; nothing else is trained here.
+    """
     loaded = load_any(path, mapped=True)
     if isinstance(loaded, LoadedVision):
         return ImageSubject(loaded)
-    return DecoderSubject(path, loaded) if isinstance(loaded, Loaded) else EncoderSubject(path, loaded)
+    return DecoderSubject(path, loaded, watch) if isinstance(loaded, Loaded) else EncoderSubject(path, loaded)
 
 
 class DecoderSubject:
@@ -86,8 +90,8 @@ class DecoderSubject:
 
     has_perplexity, kind = True, KINDS[0]
 
-    def __init__(self, path: Path, loaded: Loaded) -> None:
-        self._path, self._loaded = path, loaded
+    def __init__(self, path: Path, loaded: Loaded, watch: Watch | None) -> None:
+        self._path, self._loaded, self._watch = path, loaded, watch
         self.model, self.chain = loaded.decoder, decoder_chain(loaded.decoder)
 
     def check(self, recipe: Recipe, *, has_data: bool) -> None:
@@ -105,7 +109,7 @@ class DecoderSubject:
 
     def apply(self, recipe: Recipe, data: Calibration | None, journal: Journal | None, progress: Progress) -> Made:
         """As ``Subject``."""
-        made = apply(self.model, recipe, data, journal=journal, progress=progress)
+        made = apply(self.model, recipe, data, journal=journal, progress=progress, watch=self._watch)
         return Made(with_decoder(self._loaded, made.decoder), made.records, made.latency)
 
 

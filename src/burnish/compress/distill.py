@@ -22,6 +22,8 @@ from burnish.models.layers.attention import causal_attend
 
 Progress = Callable[[int, int], None]
 """(steps done, steps in all)"""
+Watch = Callable[[str, float, int], None]
+"""(what was measured, its value, after how many steps)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,24 +142,36 @@ class Distillation:
         self._learning = learning
         self._optimizer = torch.optim.AdamW(learning, lr=config.rate, weight_decay=config.weight_decay)
 
-    def run(self, *, progress: Progress | None = None, save_to: Path | None = None) -> Sequence[Look]:
+    def run(
+        self, *, progress: Progress | None = None, save_to: Path | None = None, watch: Watch | None = None
+    ) -> Sequence[Look]:
         """All steps that are left; a look before the first, every so many and after the last.
 
-        With ``save_to``, the state is saved at every look, and taken from there when it exists.
+        ``watch`` is told the loss of every step and what every look finds. With ``save_to``, the state is saved at
+        every look, and taken from there when it exists.
         """
         if save_to is not None and save_to.exists():
             self.load(save_to)
         if not self.looks:
-            self.looks.append(self.look())
+            self._look(watch)
         while self.step < self.config.steps:
-            self.take_step()
+            loss = self.take_step()
+            if watch is not None:
+                watch("loss", loss, self.step)
             if self.step % self.config.look_every == 0 or self.step == self.config.steps:
-                self.looks.append(self.look())
+                self._look(watch)
                 if save_to is not None:
                     self.save(save_to)
             if progress is not None:
                 progress(self.step, self.config.steps)
         return self.looks
+
+    def _look(self, watch: Watch | None) -> None:
+        look = self.look()
+        self.looks.append(look)
+        if watch is not None:
+            watch("held_out_loss", look.loss, look.step)
+            watch("held_out_divergence", look.divergence, look.step)
 
     def take_step(self) -> float:
         """One step; returns its loss."""

@@ -8,6 +8,7 @@ import torch
 
 from burnish.compress.calibration import Calibration
 from burnish.compress.chain import Chain, decoder_chain
+from burnish.compress.distill import Watch
 from burnish.compress.journal import Journal, Settled
 from burnish.compress.latency import Product, measure_costs, need_native
 from burnish.compress.mixed import Group, choose, choose_within, groups_of, measure, measure_together
@@ -35,10 +36,12 @@ def apply(
     *,
     journal: Journal | None = None,
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> Changed:
     """What the recipe makes of a decoder, which may be changed on the way.
 
-    With a journal, what it holds of an earlier life of this run is not done again. Raises ``BadSettings`` before
+    With a journal, what it holds of an earlier life of this run is not done again. ``watch`` is told the losses of
+    what trains, under the name of its pass. Raises ``BadSettings`` before
     anything is changed when a layer does not fit, or data is needed and not given.
     """
     check(decoder, recipe, has_data=calibration is not None)
@@ -47,7 +50,7 @@ def apply(
         step = recipe.for_layers(list(decoder_chain(changed.decoder).layers)).whole[number]
         assert isinstance(step, DecoderPass)
         state = None if journal is None else journal.training(number)
-        done = step.apply(changed.decoder, Material(decoder, calibration, state, progress))
+        done = step.apply(changed.decoder, Material(decoder, calibration, state, progress, _named(watch, step)))
         changed = Changed(done.decoder, changed.records + done.records)
     if not recipe.walked:
         return changed
@@ -61,6 +64,12 @@ def apply(
     data = calibration if rest.needs.data else None
     records = compress(chain, rest, data, journal=journal, progress=progress)
     return Changed(changed.decoder, changed.records + tuple(records), latency)
+
+
+def _named(watch: Watch | None, step: WholePass) -> Watch | None:
+    if watch is None:
+        return None
+    return lambda what, value, at: watch(f"{pass_name(step)}/{what}", value, at)
 
 
 def apply_to_chain(

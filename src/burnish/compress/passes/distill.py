@@ -35,5 +35,5 @@ def teach(student: nn.Module, decoder: Decoder, material: Material, config: Dist
     """Train ``student``, which holds ``decoder``, on the calibration text."""
     text = split(material.data.text, config.length)
     Distillation(student, decoder, material.teacher, text, config).run(
-        progress=material.progress, save_to=material.state
+        progress=material.progress, save_to=material.state, watch=material.watch
     )

@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor, nn
 
 from burnish.compress.calibration import Calibration
+from burnish.compress.distill import Watch
 from burnish.compress.passes.base import Needs
 from burnish.compress.passes.choice import refuse_packed
 from burnish.core.records import LatencyRecord, LayerRecord
@@ -23,6 +24,7 @@ class Material(NamedTuple):
     calibration: Calibration | None = None  # where the pass needs data
     state: Path | None = None  # where a training keeps what it has done; None: nowhere
     progress: Callable[[int, int], None] | None = None  # (steps done, steps in all)
+    watch: Watch | None = None  # told the losses of what trains
 
     @property
     def data(self) -> Calibration:
