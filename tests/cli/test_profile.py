@@ -50,6 +50,8 @@ def test_random_weights_are_profiled_without_a_tokenizer(burnish: Run, tiny_fold
         (("--trace", "/nowhere/at/all.json"), "a trace cannot be written to '/nowhere/at/all.json'"),
         (("--machine", "aws-c7a.xlrge"), "Did you mean 'aws-c7a.xlarge'?"),
         (("--prices", "mine.toml"), "--prices 'mine.toml' needs a machine"),
+        (("--api-key", "k"), "--api-key is for servers"),
+        (("--trace", "/dev/full", "--output-tokens", 2, "--repeat", 1, "--threads", 1), "No space left on device"),
         (("--machine", "a", "--prices", "none.toml"), "settings file 'none.toml' does not exist"),
     ],
 )
@@ -59,6 +61,29 @@ def test_what_makes_no_sense_is_one_line(
     given = words if "--trace" in words else (*words, "--trace", tmp_path / "t.json")
     assert complaint in burnish("profile", "builtin", *given).complaint
     assert not (tmp_path / "t.json").exists()
+
+
+def test_a_key_in_the_environment_is_for_other_commands(
+    burnish: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BURNISH_API_KEY", "k")
+    assert burnish("profile", "builtin", *SHORT, "--trace", tmp_path / "t.json").code == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "complaint"),
+    [
+        ("http://", "k", "address 'http://' names no server"),
+        ("http://127.0.0.1:9", "a\nsecret", "the API key cannot be sent in a header"),
+        ("http://127.0.0.1:9", "secret\u20ac", "the API key cannot be sent in a header"),
+    ],
+)
+def test_what_cannot_be_asked_is_told_without_the_key(
+    burnish: Run, tmp_path: Path, url: str, key: str, complaint: str
+) -> None:
+    told = burnish("profile", url, "--api-key", key, "--trace", tmp_path / "t.json").complaint
+    assert complaint in told
+    assert "secret" not in told
 
 
 @pytest.mark.parametrize("words", [("--prompt-tokens", 4), ("--threads", 1), ("--machine", "aws-c7a.xlarge")])

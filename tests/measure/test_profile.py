@@ -50,6 +50,14 @@ def test_no_step_is_no_profile() -> None:
         profiled(num_steps=0)
 
 
+def test_recording_costs_a_bounded_share_of_a_step() -> None:
+    """The quickest of many runs each, in turns: a step of a tiny model, of which any constant is the largest share."""
+    work = Workload(prompt_tokens=8, output_tokens=60, repeat=15)
+    found = profiled(work)
+    slowdown = 1 - found.recorded_speed.decode_tokens_per_s.max / found.speed.decode_tokens_per_s.max
+    assert slowdown < 0.5
+
+
 def test_a_recorder_that_was_left_is_told_nothing_more() -> None:
     engine = Engine(tiny_decoder(), None, engine_config(WORK, threads=1))
     profile_engine(engine, VOCAB_SIZE, WORK, num_steps=100, meter=EnergyMeter(lambda: ()))

@@ -8,6 +8,7 @@ import typer
 from burnish.cli.output import AsJson
 from burnish.cli.profile_model import Priced, profile_model, show_model
 from burnish.cli.profile_server import is_url, profile_server, show_server
+from burnish.cli.trace_file import refuse_unwritable
 from burnish.core.errors import BadSettings
 from burnish.measure.prices import read_prices
 from burnish.measure.speed import Workload
@@ -18,6 +19,7 @@ STEPS, SERVER_STEPS = 2000, 64
 
 @app.command()
 def profile(
+    context: typer.Context,
     target: Annotated[
         str, typer.Argument(help="A model as elsewhere, random:CONFIG.json, or the URL of a burnish server.")
     ] = "builtin",
@@ -45,17 +47,16 @@ def profile(
 
     A model runs a workload of random prompts; a server is recorded under the requests it gets meanwhile.
     """
-    _refuse_unwritable(trace)
-    names, values = (
-        ("prompt_tokens", "output_tokens", "concurrency", "repeat"),
-        (prompt_tokens, output_tokens, concurrency, repeat),
-    )
-    work = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+    refuse_unwritable(trace)
+    sizes = {"prompt_tokens": prompt_tokens, "output_tokens": output_tokens}
+    counts = {"concurrency": concurrency, "repeat": repeat}
+    work = {name: value for name, value in (sizes | counts).items() if value is not None}
     if is_url(target):
         others = {"threads": threads, "machine": machine, "prices": prices}
         _refuse_local([*work, *(name for name, value in others.items() if value is not None)])
         show_server(profile_server(target, SERVER_STEPS if steps is None else steps, api_key, trace), json=json)
     else:
+        _refuse_key(context)
         found = profile_model(
             target,
             Workload(**work),
@@ -68,18 +69,19 @@ def profile(
         show_model(found, json=json)
 
 
-def _refuse_unwritable(trace: Path) -> None:
-    """Before anything is measured."""
-    if trace.is_dir() or not trace.absolute().parent.is_dir():
-        raise BadSettings(f"a trace cannot be written to {str(trace)!r}", remedy="Name a file in a folder that exists")
-
-
 def _refuse_local(given: list[str]) -> None:
     if given:
         raise BadSettings(
             f"--{given[0].replace('_', '-')} is for models: a server is recorded under the requests it gets",
             remedy="Leave it out",
         )
+
+
+def _refuse_key(context: typer.Context) -> None:
+    """The environment may hold one for other commands; one that was typed was meant for something."""
+    source = context.get_parameter_source("api_key")
+    if source is not None and source.name == "COMMANDLINE":
+        raise BadSettings("--api-key is for servers, and a model was named", remedy="Leave it out, or name a URL")
 
 
 def _price(machine: str | None, prices: Path | None) -> Priced | None:

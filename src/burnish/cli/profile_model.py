@@ -10,6 +10,7 @@ from rich.markup import escape
 from burnish.assemble import RANDOM, open_measured
 from burnish.cli.output import out, print_json, progress
 from burnish.cli.profile_table import shares_table, told_cost, told_energy
+from burnish.cli.trace_file import write_trace
 from burnish.core.profile_summary import Summary, summarize
 from burnish.core.trace import chrome_trace
 from burnish.engine.engine import Engine
@@ -68,7 +69,7 @@ def profile_model(
         found = profile_engine(
             engine, plan.shape.vocab_size, workload, num_steps=num_steps, watts_per_core=watts, progress=moved
         )
-    trace.write_text(dumps(chrome_trace(found.profile, Path(model).name)), encoding="utf-8")
+    write_trace(trace, dumps(chrome_trace(found.profile, Path(model).name)))
     return ModelProfile(
         model=model,
         weights=plan.weights,

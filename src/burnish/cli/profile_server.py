@@ -6,12 +6,14 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.error import HTTPError
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from pydantic import TypeAdapter, ValidationError
 
 from burnish.cli.output import out, print_json
 from burnish.cli.profile_table import shares_table
+from burnish.cli.trace_file import write_trace
 from burnish.core.errors import (
     BadRequest,
     BadSettings,
@@ -58,8 +60,12 @@ def profile_server(url: str, num_steps: int, api_key: str | None, trace: Path) -
     """
     if num_steps < 1:
         raise BadSettings(f"steps {num_steps} is too small", remedy="Use 1 or more")
+    if not urlsplit(url).hostname:
+        raise BadSettings(f"address {url!r} names no server", remedy="Write http://HOST:PORT")
+    if api_key is not None and not (api_key.isprintable() and _is_latin(api_key)):
+        raise BadSettings("the API key cannot be sent in a header", remedy="Give it as it was given to you")
     fetched = _read(_ask(url.rstrip("/") + PATH, num_steps, api_key), url)
-    trace.write_text(fetched.text, encoding="utf-8")
+    write_trace(trace, fetched.text)
     return ServerProfile(url=url, model=fetched.model, summary=fetched.summary, trace=trace)
 
 
@@ -70,6 +76,10 @@ def show_server(found: ServerProfile, *, json: bool) -> None:
         return
     out.print(shares_table(found.summary, f"{found.model} at {found.url}"))
     out.print(f"Wrote {found.trace}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _is_latin(text: str) -> bool:
+    return all(ord(letter) < 256 for letter in text)
 
 
 def _ask(url: str, num_steps: int, api_key: str | None) -> str:
