@@ -7,7 +7,6 @@ import json
 import socket
 import statistics
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,8 +45,8 @@ def measured(server: Fake, traffic: Traffic, **options: Any) -> tuple[Run, list[
 @pytest.mark.parametrize("chat", [False, True])
 @pytest.mark.parametrize("traffic", [{"users": 1, "requests": 8}, {"rate": 12.0, "requests": 24}])
 def test_latencies_are_those_the_server_had(traffic: dict[str, Any], chat: bool) -> None:
-    """Each figure is within 2 ms or 2 % of the server's in one of four runs: an error of ours would be in all."""
-    left = set(TOLD)
+    """Every figure is within 2 ms or 2 % of the server's own, in one of four runs: an error of ours would be in all."""
+    left = set(FIGURES)
     with fake(ttft_s=0.05, gap_s=0.02) as server:
         for seed in range(4):
             asked = Traffic(prompt_tokens=51, output_tokens=12, seed=seed, **traffic)
@@ -59,27 +58,27 @@ def test_latencies_are_those_the_server_had(traffic: dict[str, Any], chat: bool)
     pytest.fail(f"wrong in every run: {left}")
 
 
-TOLD = ("text", "gaps", "ttft_ms", "e2e_ms", "tpot_ms", "p50_gap_ms")
+FIGURES = ("text", "gaps", "ttft_ms", "e2e_ms", "tpot_ms")
 
 
 def is_right(name: str, both: list[Both]) -> bool:
-    """The median of all pieces of text, of all gaps, or of a figure of all requests, against the server's own."""
+    """Whether the better half is right: on a busy machine the scheduler delays the client, or the server, at will."""
+    pairs = [pair for one in both for pair in told(name, one)]
+    wrong = [abs(ours - theirs) / max(2.0, 0.02 * theirs) for ours, theirs in pairs]
+    return statistics.quantiles(wrong, n=4)[0] < 1 and statistics.median(wrong) < 2
+
+
+def told(name: str, both: Both) -> list[tuple[float, float]]:
+    """Figures of a request in ms: (as the client noted, as the server did). Of its texts, how late they were noted."""
+    record, done = both.record, replace(both.record, text_s=tuple(both.served.sent_s))
     if name == "text":
-        late_ms = [1e3 * (a - b) for record, served in both for a, b in zip(record.text_s, served.sent_s, strict=True)]
-        assert min(late_ms) >= 0
-        return statistics.median(late_ms) < 2
+        return [(1e3 * (noted - sent), 0.0) for noted, sent in zip(record.text_s, done.text_s, strict=True)]
     if name == "gaps":
-        wrong = [abs(x - y) for both_of_one in both for x, y in zip(*gaps(both_of_one), strict=True)]
-        return statistics.median(wrong) < 2
-    ours = summarise([record for record, _ in both])
-    theirs = summarise([replace(record, text_s=tuple(served.sent_s)) for record, served in both])
-    name = name.removeprefix("p50_")
-    found, expected = getattr(ours, name), getattr(theirs, name)
-    return bool(abs(found.p50 - expected.p50) < max(2.0, 0.02 * expected.p50))
-
-
-def gaps(both: Both) -> tuple[list[float], list[float]]:
-    return both.record.gaps_ms(), [1e3 * (later - earlier) for earlier, later in pairwise(both.served.sent_s)]
+        return list(zip(record.gaps_ms(), done.gaps_ms(), strict=True))
+    ours, theirs = record.figures()[name], done.figures()[name]
+    assert ours is not None
+    assert theirs is not None
+    return [(ours, theirs)]
 
 
 def check_counts(run: Run, both: list[Both]) -> None:
