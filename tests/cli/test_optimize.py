@@ -1,0 +1,75 @@
+"""burnish optimize: a search on the built-in model, from the words to the folder, and how it fails."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from burnish.registry.artifact import read_manifest
+from tests.cli.conftest import Run
+
+QUICK = ("--max-tokens", 2048, "--requests", 2, "--prompt-tokens", 16, "--output-tokens", 8, "--threads", 1, "--time-limit", "40s")
+
+
+def test_a_search_writes_the_chosen_variant_with_its_report(burnish: Run, tmp_path: Path) -> None:
+    out = tmp_path / "best"
+    found = burnish("optimize", "builtin", out, *QUICK, "--objective", "memory", "--max-loss", 0.2, "--json").json
+    assert found["objective"] == "memory"
+    assert found["chosen"] in {one["name"] for one in found["candidates"]}
+    assert found["baseline"]["name"] == "as it is"
+    assert found["chosen"] in found["pareto"]
+    assert found["loss_ratio"] <= 0.2
+    assert not out.with_name("best.unfinished").exists()
+    assert json.loads((out / "report.json").read_text()) == found
+    page = (out / "report.html").read_text()
+    assert found["reason"] in page.replace("&#39;", "'")
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert 'src="data:' in page
+    manifest = read_manifest(out)
+    if found["chosen"] != "as it is":
+        assert manifest is not None
+        assert manifest.search is not None
+        assert manifest.search.objective == "memory"
+        assert manifest.search.figures["memory_mb"] > 0
+    assert "keys = " in (out / "engine.toml").read_text()
+    assert burnish("generate", out, "--prompt", "Once", "--max-tokens", 2).code == 0
+
+
+def test_limits_that_nothing_keeps_end_with_three(burnish: Run, tmp_path: Path) -> None:
+    words = (*QUICK, "--limit", "memory_mb<=1", "--max-loss", 0.2, "--time-limit", "10s")
+    left = burnish("optimize", "builtin", tmp_path / "best", *words)
+    assert left.code == 3
+    assert "nothing keeps memory_mb<=1" in left.err
+    assert "comes nearest" in left.err
+    assert not (tmp_path / "best").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("--objective", "speed"), "objective 'speed' is unknown. Use latency, throughput, memory, cost"),
+        (("--limit", "p95_tttf_ms<=1"), "Did you mean 'p95_ttft_ms'?"),
+        (("--limit", "memory_mb<=1", "--limit", "memory_mb>=2"), "contradict each other"),
+        (("--time-limit", "soon"), "time 'soon' is none. Write it as 20m, 90s or 1h"),
+        (("--max-loss", "-1"), "--max-loss -1.0 is no share"),
+        (("--objective", "cost"), "cost needs the price of a machine"),
+        (("--memory", "much"), "memory 'much' is no size"),
+        (("--machine", "nowhere"), "machine 'nowhere' is not in the price book"),
+        (("--data", "SHORT"), "too few for a context of 512"),
+        (("--traffic", "BROKEN"), "line 3"),
+    ],
+)
+def test_bad_words_are_one_line(burnish: Run, tmp_path: Path, words: tuple[str, ...], complaint: str) -> None:
+    (tmp_path / "short.txt").write_text("One day a fox ran. " * 30)
+    lines = ["TIMESTAMP,ContextTokens,GeneratedTokens", "2023-11-16 18:15:46.6805900,4,4", "soon,4,4"]
+    (tmp_path / "trace.csv").write_text("\n".join(lines) + "\n")
+    files = {"SHORT": tmp_path / "short.txt", "BROKEN": tmp_path / "trace.csv"}
+    given = [files.get(word, word) for word in words]
+    assert complaint in burnish("optimize", "builtin", tmp_path / "best", *given).complaint
+    assert not (tmp_path / "best").exists()
+
+
+def test_a_folder_that_is_used_is_left_alone(burnish: Run, tmp_path: Path) -> None:
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "mine").write_text("x")
+    assert "exists" in burnish("optimize", "builtin", tmp_path / "best").complaint
