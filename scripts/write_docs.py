@@ -14,7 +14,7 @@ HEAD = """# Commands
 
 Written by `make docs` from the commands themselves. Every `--json` prints one JSON object on stdout and nothing else;
 progress goes to stderr. Exit codes: 0 done, 1 failed, 2 a fault in what was asked, 3 a model that is not what it
-claims to be.
+claims to be, or a budget or limit that is not kept.
 """
 
 

@@ -8,7 +8,20 @@ import pytest
 from burnish.registry.artifact import read_manifest
 from tests.cli.conftest import Run
 
-QUICK = ("--max-tokens", 2048, "--requests", 2, "--prompt-tokens", 16, "--output-tokens", 8, "--threads", 1, "--time-limit", "40s")
+QUICK = (
+    "--max-tokens",
+    2048,
+    "--requests",
+    2,
+    "--prompt-tokens",
+    16,
+    "--output-tokens",
+    8,
+    "--threads",
+    1,
+    "--time-limit",
+    "40s",
+)
 
 
 def test_a_search_writes_the_chosen_variant_with_its_report(burnish: Run, tmp_path: Path) -> None:

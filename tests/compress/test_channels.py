@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from burnish.compress.channels import importance, shrunk_config, take
 from burnish.compress.passes.channels import Relearn, ShrinkChannels
+from burnish.compress.passes.whole import NetworkMaterial
 from burnish.core.errors import BadSettings
 from burnish.models.layers.conv import Conv2d
 from burnish.models.vision import ResidualBlock, Stage, VisionConfig, VisionModel
@@ -76,10 +77,14 @@ def test_what_matters_most_stays_and_learns_again() -> None:
     kept = take(parent, target, worth)
     upside_down = take(parent, target, {conv: -value for conv, value in worth.items()})
     assert lost(kept, parent) < lost(upside_down, parent)
-    learned = Relearn(steps=60, batch=32).apply(kept, parent, data)
+    losses: list[float] = []
+    watched = NetworkMaterial(parent, data, lambda what, loss, step: losses.append(loss))
+    learned = Relearn(steps=60, batch=32).apply(kept, watched)
+    assert len(losses) == 60
+    assert losses[-1] < losses[0]
     assert lost(learned, parent) < 0.5 * lost(kept, parent)
     assert all(not p.requires_grad for p in learned.parameters())
-    again = Relearn(steps=60, batch=32).apply(kept, parent, data)
+    again = Relearn(steps=60, batch=32).apply(kept, NetworkMaterial(parent, data))
     assert all(torch.equal(a, b) for a, b in zip(learned.parameters(), again.parameters(), strict=True))
 
 

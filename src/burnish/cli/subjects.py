@@ -77,11 +77,11 @@ class Subject(Protocol):
 def open_subject(path: Path, watch: Watch | None = None) -> Subject:
     """The model of a path, dense weights mapped where they can be. Raises as ``load_any``.
 
-    ``watch`` is told the losses of decoders that are trained; nothing else is trained here.
+    ``watch`` is told the losses of what is trained; encoders never are.
     """
     loaded = load_any(path, mapped=True)
     if isinstance(loaded, LoadedVision):
-        return ImageSubject(loaded)
+        return ImageSubject(loaded, watch)
     return DecoderSubject(path, loaded, watch) if isinstance(loaded, Loaded) else EncoderSubject(path, loaded)
 
 
@@ -146,7 +146,8 @@ class ImageSubject:
 
     has_perplexity, kind = False, KINDS[2]
 
-    def __init__(self, loaded: LoadedVision) -> None:
+    def __init__(self, loaded: LoadedVision, watch: Watch | None) -> None:
+        self._watch = watch
         self.model, config = loaded.vision, loaded.vision.config
         self._sample = torch.zeros(1, config.channels, config.image_size, config.image_size)
         self.chain = module_chain(loaded.vision, self._sample)
@@ -165,7 +166,7 @@ class ImageSubject:
 
     def apply(self, recipe: Recipe, data: Calibration | None, journal: Journal | None, progress: Progress) -> Made:
         """As ``Subject``."""
-        vision = apply_to_network(self.model, recipe, data, journal=journal)
+        vision = apply_to_network(self.model, recipe, data, journal=journal, watch=self._watch)
         chain = self.chain if vision is self.model else module_chain(vision, self._sample)
         if not recipe.walked:
             return Made(LoadedVision(vision), ())

@@ -14,7 +14,7 @@ from burnish.compress.latency import Product, measure_costs, need_native
 from burnish.compress.mixed import Group, choose, choose_within, groups_of, measure, measure_together
 from burnish.compress.passes.base import IntegerRounding
 from burnish.compress.passes.choice import EIGHT_BITS
-from burnish.compress.passes.whole import Changed, DecoderPass, Material, NetworkPass, WholePass
+from burnish.compress.passes.whole import Changed, DecoderPass, Material, NetworkMaterial, NetworkPass, WholePass
 from burnish.compress.recipe import Recipe, pass_name
 from burnish.compress.repair import repair
 from burnish.compress.walk import check_data, compress
@@ -100,11 +100,16 @@ def check_chain(chain: Chain, recipe: Recipe, *, has_data: bool) -> None:
 
 
 def apply_to_network(
-    vision: VisionModel, recipe: Recipe, data: Calibration | None, *, journal: Journal | None = None
+    vision: VisionModel,
+    recipe: Recipe,
+    data: Calibration | None,
+    *,
+    journal: Journal | None = None,
+    watch: Watch | None = None,
 ) -> VisionModel:
     """What the passes over the whole network make of it, which came as their teacher.
 
-    With a journal, what they made in an earlier life of this run is taken from there.
+    With a journal, what they made in an earlier life of this run is taken from there. ``watch`` as for ``apply``.
     """
     made, config = vision, vision.config
     for step in recipe.whole:
@@ -119,7 +124,7 @@ def apply_to_network(
     for step in recipe.whole:
         assert isinstance(step, NetworkPass)
         assert data is not None
-        made = step.apply(made, vision, data.tokens)
+        made = step.apply(made, NetworkMaterial(vision, data.tokens, _named(watch, step)))
     if journal is not None:
         journal.keep_network(made)
     return made

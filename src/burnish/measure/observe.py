@@ -30,7 +30,7 @@ class Lengths(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Situation:
-    """Requests, ``concurrency`` of them at a time: the next comes when one ends. With ``at_s``, each at its own time."""
+    """Requests, ``concurrency`` at a time: the next comes when one ends. With ``at_s`` each comes at its own time."""
 
     requests: tuple[Lengths, ...]
     concurrency: int = 1

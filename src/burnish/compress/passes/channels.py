@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from burnish.compress.channels import IMAGES_AT_ONCE, By, importance, shrunk_config, take
 from burnish.compress.distill import divergence
-from burnish.compress.passes.whole import NetworkPass
+from burnish.compress.passes.whole import NetworkMaterial, NetworkPass
 from burnish.core.errors import BadSettings
 from burnish.models.vision import VisionConfig, VisionModel
 
@@ -36,9 +36,9 @@ class ShrinkChannels(NetworkPass):
         """The sizes that are left."""
         return shrunk_config(config, self.share)
 
-    def apply(self, vision: VisionModel, teacher: VisionModel, images: Tensor) -> VisionModel:
+    def apply(self, vision: VisionModel, material: NetworkMaterial) -> VisionModel:
         """Return the smaller network."""
-        return take(vision, self.shape(vision.config), importance(vision, images, self.by))
+        return take(vision, self.shape(vision.config), importance(vision, material.images, self.by))
 
     def memory_bytes(self, model: nn.Module) -> int:
         """The smaller network is no larger than the one given; the way back keeps what images leave behind."""
@@ -66,8 +66,9 @@ class Relearn(NetworkPass):
             if not getattr(self, name) > 0:
                 raise BadSettings(f"{name} {getattr(self, name)} is too small", remedy="Use a number above 0")
 
-    def apply(self, vision: VisionModel, teacher: VisionModel, images: Tensor) -> VisionModel:
+    def apply(self, vision: VisionModel, material: NetworkMaterial) -> VisionModel:
         """Return the network that has learned."""
+        teacher, images, watch = material
         student = copy.deepcopy(vision).requires_grad_(True)
         optimizer = torch.optim.AdamW(student.parameters(), lr=self.rate, weight_decay=0.0)
         generator = torch.Generator().manual_seed(self.seed)
@@ -81,6 +82,8 @@ class Relearn(NetworkPass):
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.param_groups[0]["lr"] = self.rate * self._share(step)
                 optimizer.step()
+                if watch is not None:
+                    watch("loss", loss.item(), step + 1)
         return student.requires_grad_(False)
 
     def _share(self, step: int) -> float:

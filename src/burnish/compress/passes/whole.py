@@ -33,6 +33,14 @@ class Material(NamedTuple):
         return self.calibration
 
 
+class NetworkMaterial(NamedTuple):
+    """What a whole network for images is changed with."""
+
+    teacher: VisionModel  # the network as it came
+    images: Tensor  # (S, C, H, W)
+    watch: Watch | None = None  # told the losses of what trains
+
+
 class Changed(NamedTuple):
     """A changed model, the weights that were stored for good, and the times their formats were chosen by, if so."""
 
@@ -67,8 +75,8 @@ class NetworkPass(WholePass):
         return config
 
     @abstractmethod
-    def apply(self, vision: VisionModel, teacher: VisionModel, images: Tensor) -> VisionModel:
-        """Return a changed network; the one given, and the teacher, stay as they are. ``images``: (S, C, H, W)."""
+    def apply(self, vision: VisionModel, material: NetworkMaterial) -> VisionModel:
+        """Return a changed network; the one given, and the teacher, stay as they are."""
 
 
 class DecoderPass(WholePass):
