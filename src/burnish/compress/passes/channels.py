@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from burnish.compress.channels import IMAGES_AT_ONCE, By, importance, shrunk_config, take
 from burnish.compress.distill import divergence
