@@ -38,13 +38,16 @@ async def listening(server: Server) -> AsyncIterator[str]:
         await asyncio.gather(*tasks)
 
 
-def asked(server: Server, *, times: int = 1, path: str = "", **options: Any) -> list[Any]:
+def asked(server: Server, *, times: int = 1, idle_s: float = 0.0, path: str = "", **options: Any) -> list[Any]:
     """What requests, one after the other, come to: (status, body) or the fault."""
 
     async def run() -> list[Any]:
         async with listening(server) as url:
             wire = Wire(url + path, **options)
-            found = [await ask_once(wire) for _ in range(times)]
+            found = []
+            for _ in range(times):
+                found.append(await ask_once(wire))
+                await asyncio.sleep(idle_s)
             wire.close()
         return found
 
@@ -91,7 +94,8 @@ def test_a_connection_closed_while_idle_is_replaced() -> None:
         writer.write(OK)
 
     assert asked(server, times=4) == [(200, b"ok")] * 4
-    assert num_requests == 4
+    assert asked(server, times=4, idle_s=0.05) == [(200, b"ok")] * 4, "the client has seen it close"
+    assert num_requests == 8
 
 
 @pytest.mark.parametrize(

@@ -113,9 +113,9 @@ class _Connection(asyncio.Protocol):
     async def ask(self, request: h11.Request, body: bytes, hear: Hear) -> int:
         """Raises ``WireError``."""
         assert self._transport is not None
+        self._hear, self._status, self.has_heard = hear, 0, False
         if self._is_lost:
             raise WireError("the server closed the connection")
-        self._hear, self._status, self.has_heard = hear, 0, False
         self._answer = self._loop.create_future()
         parts = (self._http.send(request), self._http.send(h11.Data(data=body)), self._http.send(h11.EndOfMessage()))
         self._transport.write(b"".join(part for part in parts if part))
