@@ -15,11 +15,12 @@ from typer.testing import CliRunner
 
 from burnish.cli.compress import write_variant
 from burnish.cli.up import app, whole
-from burnish.cli.variants import find_variant, is_whole
+from burnish.cli.variants import find_variant
 from burnish.measure.intervals import Interval
 from burnish.measure.speed import Spread
 from burnish.models.locate import held_out_text
 from burnish.optimize.choice import Variant
+from burnish.registry.artifact import is_whole
 from tests.tiny import tiny_decoder
 
 MODELS = "/v1/models"

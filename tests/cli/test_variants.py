@@ -11,9 +11,9 @@ import pytest
 from burnish.cli import variants
 from burnish.cli.compress import model_bytes, write_variant
 from burnish.cli.output import Moved
-from burnish.cli.variants import find_variant, is_whole, variants_folder
+from burnish.cli.variants import find_variant, variants_folder
 from burnish.core.errors import BadSettings
-from burnish.registry.artifact import MANIFEST
+from burnish.registry.artifact import MANIFEST, is_whole
 
 
 @pytest.fixture(autouse=True)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from burnish.cli.compress import write_variant
 from burnish.cli.output import progress
-from burnish.core.errors import BadCheckpoint, BadSettings
+from burnish.core.errors import BadSettings
 from burnish.core.folders import cache_folder
 from burnish.models import llama2c, tok_bin
 from burnish.models.checkpoint import raw_config
 from burnish.models.gguf import location as gguf_location
 from burnish.models.tokenizer import FILES as TOKENIZER_FILES
-from burnish.registry.artifact import check_files, content_hash, read_manifest
+from burnish.registry.artifact import content_hash, is_whole
 
 
 def variants_folder(model: Path) -> Path:
@@ -72,12 +72,3 @@ def make_cache(folder: Path) -> None:
         raise BadSettings(
             f"cache {str(folder)!r} cannot be written: {reason}", remedy="Name another folder with XDG_CACHE_HOME"
         )
-
-
-def is_whole(folder: Path) -> bool:
-    """Whether an artifact is there with all its files unchanged."""
-    try:
-        manifest = read_manifest(folder)
-        return manifest is not None and not check_files(folder, manifest)
-    except BadCheckpoint:
-        return False

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from burnish.core.errors import BadCheckpoint, OutOfTime
+from burnish.core.errors import OutOfTime
 from burnish.engine.config import EngineConfig
 from burnish.measure.bootstrap import MIN_DOCUMENTS, bootstrap_interval
 from burnish.measure.intervals import Interval, mean_interval
@@ -23,7 +23,7 @@ from burnish.measure.quality import Passage
 from burnish.optimize.candidates import Candidate
 from burnish.optimize.trial import Reading, Serving, read, run_watched, serve
 from burnish.optimize.weigh import Figures
-from burnish.registry.artifact import check_files, read_manifest
+from burnish.registry.artifact import is_whole
 
 PART = 4  # of the text that is read first: one of so many
 BLOCK = 256  # tokens that fall into the same half
@@ -102,7 +102,7 @@ class ProcessLab:
         path = self.path(candidate)
         if candidate.recipe is None:
             return self._bench.model_mb
-        if not _is_whole(path):
+        if not is_whole(path):
             shutil.rmtree(path, ignore_errors=True)
             path.parent.mkdir(exist_ok=True)
             self._run(self._bench.compress(candidate.recipe, path))
@@ -164,14 +164,6 @@ class ProcessLab:
 
     def _run(self, command: Sequence[str]) -> None:
         run_watched(command, timeout_s=self._timeout_s, memory_bytes=self._bench.memory_bytes)
-
-
-def _is_whole(folder: Path) -> bool:
-    try:
-        manifest = read_manifest(folder)
-        return manifest is not None and not check_files(folder, manifest)
-    except BadCheckpoint:
-        return False
 
 
 class Half:

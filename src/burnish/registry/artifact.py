@@ -155,6 +155,15 @@ def check_files(folder: Path, manifest: Manifest) -> tuple[str, ...]:
     )
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether an artifact is there with all its files unchanged."""
+    try:
+        manifest = read_manifest(folder)
+        return manifest is not None and not check_files(folder, manifest)
+    except BadCheckpoint:
+        return False
+
+
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """A hidden folder beside ``out`` to fill; it becomes ``out`` when the block ends well and vanishes otherwise.
