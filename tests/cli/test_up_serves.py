@@ -7,20 +7,14 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from burnish.cli.compress import write_variant
-from burnish.cli.up import app, whole
-from burnish.cli.variants import find_variant
-from burnish.measure.intervals import Interval
-from burnish.measure.speed import Spread
+from burnish.cli.up import app
 from burnish.models.locate import held_out_text
-from burnish.optimize.choice import Variant
-from burnish.registry.artifact import is_whole
 from tests.tiny import tiny_decoder
 
 MODELS = "/v1/models"
@@ -42,7 +36,20 @@ def ask(url: str, key: str) -> str:
 
 def test_the_server_has_no_torch_and_knows_its_keys(slim: Path, prose: Path) -> None:
     keys = ["--api-key", "one,[1]", "--api-key", "two"]
-    command = ["up", str(slim), "--data", str(prose), "--port", "0", "--json", "--threads", "1", *keys]
+    command = [
+        "up",
+        str(slim),
+        "--data",
+        str(prose),
+        "--port",
+        "0",
+        "--json",
+        "--threads",
+        "1",
+        "--time-limit",
+        "30s",
+        *keys,
+    ]
     with subprocess.Popen(
         [sys.executable, "-m", "burnish.cli.main", *command],
         stdout=subprocess.PIPE,
@@ -70,7 +77,7 @@ def test_the_server_has_no_torch_and_knows_its_keys(slim: Path, prose: Path) -> 
         finally:
             process.kill()
     assert process.returncode == 0
-    assert json.loads(told)["best"] == "int8"
+    assert json.loads(told)["best"].startswith("as it is")
 
 
 def test_a_short_context_is_measured_with_a_short_workload(
@@ -83,10 +90,11 @@ def test_a_short_context_is_measured_with_a_short_workload(
     save_checkpoint(tiny_decoder(max_positions=24), tmp_path / "short", family="llama")
     write_byte_tokenizer(tmp_path / "short")
     write_variant(tmp_path / "short", tmp_path / "slim", "int8", lambda *_: None)
-    result = CliRunner().invoke(app, [str(tmp_path / "slim"), "--data", str(prose), "--only-measure", "--json"])
+    result = CliRunner().invoke(
+        app, [str(tmp_path / "slim"), "--data", str(prose), "--only-measure", "--time-limit", "30s", "--json"]
+    )
     assert result.exit_code == 0, result.exception
-    workload = json.loads(result.stdout)["report"]["conditions"]["workload"]
-    assert workload["prompt_tokens"] + workload["output_tokens"] == 24
+    assert json.loads(result.stdout)["report"]["conditions"]["lengths"] == "20 in, 4 out"
 
 
 def test_our_own_text_needs_no_model() -> None:
@@ -100,25 +108,3 @@ def test_without_tokenizer_it_is_one_line(tmp_path: Path, slim: Path, prose: Pat
     assert result.returncode == 2
     [line] = result.stderr.splitlines()
     assert "holds no tokenizer.json" in line
-
-
-def test_what_is_served_is_whole(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures may be of an earlier run, and a file damaged since."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    folder = find_variant(tiny_folder, "int8", quiet=True)
-    (folder / "model.safetensors").write_bytes(b"damaged")
-    figure, spread = Interval(1.0, 0.9, 1.1), Spread(1.0, 1.0, 1.0)
-    made = Variant(
-        name="int8",
-        path=folder,
-        file_bytes=1,
-        peak_rss_bytes=1,
-        prefill_tokens_per_s=spread,
-        decode_tokens_per_s=spread,
-        perplexity=figure,
-        loss_ratio=figure,
-    )
-    assert whole(tiny_folder, made, quiet=True) == folder
-    assert is_whole(folder)
-    original = replace(made, name="dense", path=tiny_folder, loss_ratio=None)
-    assert whole(tiny_folder, original, quiet=True) == tiny_folder

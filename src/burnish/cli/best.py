@@ -28,14 +28,16 @@ from burnish.measure.machine import this_machine
 from burnish.measure.quality import Passage, QualityConfig
 from burnish.models.checkpoint import raw_config
 from burnish.models.locate import locate
-from burnish.optimize.candidates import weights
-from burnish.optimize.deliver import deliver
-from burnish.optimize.lab import Bench, Half, ProcessLab
+from burnish.optimize.candidates import OWN, weights
+from burnish.optimize.deliver import REPORT, deliver
+from burnish.optimize.lab import BLOCK, Bench, Half, ProcessLab
 from burnish.optimize.report import page, plain
 from burnish.optimize.search import Asked, Outcome, Search
-from burnish.registry.artifact import content_hash
+from burnish.registry.artifact import content_hash, is_whole
 
 LEAST_CONTEXTS = 2  # of text: one half is searched on, the other confirms
+LEAST_TOKENS = 4 * BLOCK
+CHANGING = ("limits of the search", "it took")  # conditions that no figure depends on
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +58,21 @@ class Order:
     time_limit_s: float
     memory_bytes: int
     seed: int
+    copies_parent: bool = True  # where the model itself is best; else only the report is written
+
+
+def earlier(order: Order) -> dict[str, Any] | None:
+    """The report of a search that asked the same under the same conditions, if its result is still whole."""
+    try:
+        report: dict[str, Any] = json_format.loads((order.out / REPORT).read_text(encoding="utf-8"))
+        kept = {name: value for name, value in report["conditions"].items() if name not in CHANGING}
+        asked = (report["objective"], report["max_loss"], report["limits"])
+    except (OSError, ValueError, KeyError):
+        return None
+    wanted = (order.asked.objective, order.asked.max_loss, list(map(str, order.asked.limits)))
+    path = locate(order.model)
+    is_same = asked == wanted and kept == _conditions(order, path, _passage(order.model, order.text, order.max_tokens))
+    return report if is_same and (report["chosen"] == OWN or is_whole(order.out)) else None
 
 
 def find_best(order: Order, *, quiet: bool) -> dict[str, Any]:
@@ -84,11 +101,13 @@ def find_best(order: Order, *, quiet: bool) -> dict[str, Any]:
 
 def _deliver(order: Order, found: Outcome, lab: ProcessLab, report: dict[str, Any]) -> None:
     chosen = next(one for one in found.tried if one.name == found.chosen)
+    is_left_out = chosen.candidate.recipe is None and not order.copies_parent
     deliver(
         found,
         order.asked,
-        lab.path(chosen.candidate),
+        None if is_left_out else lab.path(chosen.candidate),
         order.out,
+        config=order.config,
         report=json_format.dumps(report, indent=1) + "\n",
         page=page(report),
         seed=order.seed,
@@ -98,7 +117,7 @@ def _deliver(order: Order, found: Outcome, lab: ProcessLab, report: dict[str, An
 
 def _passage(model: str, text: Path, max_tokens: int) -> Passage:
     passage = passage_of(model, read_corpus(text), QualityConfig(max_tokens=max_tokens))
-    least = LEAST_CONTEXTS * passage.config.context
+    least = max(LEAST_CONTEXTS * passage.config.context, LEAST_TOKENS)
     if len(passage.tokens) < least:
         raise BadSettings(
             f"text {str(text)!r} has {len(passage.tokens)} tokens, too few for a context of {passage.config.context}",
@@ -136,7 +155,7 @@ def _conditions(order: Order, path: Path, passage: Passage) -> dict[str, Any]:
     calibration = order.calibration
     return {
         "burnish": __version__,
-        "model": f"{order.model}, sha256 {content_hash(path)[:16]}",
+        "model": f"sha256 {content_hash(path)[:16]}",
         "text": f"{order.text.name}, {len(passage.tokens):,} tokens, sha256 {_text_hash(order.text)[:16]}",
         "calibration": "none" if calibration is None else f"{calibration.name}, sha256 {file_hash(calibration)[:16]}",
         "traffic": order.traffic,

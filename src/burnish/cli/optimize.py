@@ -72,7 +72,7 @@ def optimize(
     refuse_used(out)
     if not max_loss >= 0:
         raise BadSettings(f"--max-loss {max_loss} is no share", remedy="Use 0 or more: 0.01 is 1 %")
-    wanted, limits = _objective(objective), parse_limits(limit or [], NAMES)
+    wanted, limits = parse_objective(objective), parse_limits(limit or [], NAMES)
     said = Described(traffic, concurrency, requests, prompt_tokens, output_tokens)
     context = read_config(raw_config(locate(model))).max_positions
     fitted = situation_of(said, context, timed=True, speed=speed)
@@ -120,7 +120,8 @@ def parse_seconds(text: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
-def _objective(name: str) -> Objective:
+def parse_objective(name: str) -> Objective:
+    """An objective by its name. Raises ``BadSettings``."""
     for known in FIGURE_OF:
         if name == known:
             return known
@@ -139,6 +140,15 @@ def _price(machine: str | None, prices: Path | None, objective: Objective, limit
 
 
 def _show(report: dict[str, Any], out: Path) -> None:
+    screen.print(report_table(report))
+    screen.print(escape(f"{report['reason']}."), highlight=False)
+    if report["chosen"] is not None:
+        told = f"Wrote {out} with report.html. Serve it: burnish serve {out} --settings {out / 'engine.toml'}"
+        screen.print(escape(told), highlight=False, soft_wrap=True)
+
+
+def report_table(report: dict[str, Any]) -> Table:
+    """All that was tried."""
     columns = ("candidate", "loss", f"{report['figure']} over own", "files", "memory", "what became of it")
     table = Table(*columns, title="Tried", title_justify="left")
     for one in report["candidates"]:
@@ -151,11 +161,7 @@ def _show(report: dict[str, Any], out: Path) -> None:
             f"{figures['memory_mb']:.0f} MB" if figures else "",
             escape(one["reason"] or ("chosen" if is_chosen else "")),
         )
-    screen.print(table)
-    screen.print(escape(f"{report['reason']}."), highlight=False)
-    if report["chosen"] is not None:
-        told = f"Wrote {out} with report.html. Serve it: burnish serve {out} --settings {out / 'engine.toml'}"
-        screen.print(escape(told), highlight=False, soft_wrap=True)
+    return table
 
 
 def _spread(interval: dict[str, float] | None, factor: float, form: str, unit: str) -> str:

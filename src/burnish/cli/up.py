@@ -1,238 +1,159 @@
-"""burnish up: the main job. Measure a model, slim it, measure again, serve the best variant."""
+"""burnish up: the main job. See what bounds a model, find its best variant for this machine, serve that."""
 
-import hashlib
 import os
+import shutil
 import sys
+import tomllib
 from dataclasses import dataclass, replace
 from json import dumps
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
-from pydantic import TypeAdapter, ValidationError
 from rich.markup import escape
-from rich.table import Table
 
-from burnish import __version__
 from burnish.assemble import open_plan
-from burnish.cli.compress import model_bytes
-from burnish.cli.measured import MEASURED
+from burnish.cli.best import Order, earlier, find_best
+from burnish.cli.optimize import parse_objective, parse_seconds, report_table
 from burnish.cli.options import ApiKeys, Host, Port, SettingsFile, Threads, server_settings
-from burnish.cli.output import AsJson, Model, err, human_bytes, out, print_json, progress
+from burnish.cli.output import AsJson, Model, as_plain, err, out, print_json, progress
 from burnish.cli.serve import served_name
-from burnish.cli.variants import find_variant, make_cache, variants_folder
+from burnish.cli.situations import Described, situation_of
+from burnish.cli.variants import make_cache, variants_folder
 from burnish.core.errors import BadSettings
-from burnish.measure.bench import BenchResult, BenchSpec, bench_engine
-from burnish.measure.corpus import read_corpus
-from burnish.measure.machine import Machine, this_machine
-from burnish.measure.quality import QualityConfig, compare, prepare, quality, token_losses
-from burnish.measure.speed import Workload, joined
+from burnish.core.memory import free_bytes
+from burnish.measure.diagnose import Diagnosis, diagnose_plan
 from burnish.models.checkpoint import raw_config
 from burnish.models.families import read_config
 from burnish.models.locate import held_out_text, locate
-from burnish.models.tokenizer import load_tokenizer
-from burnish.optimize.choice import Variant, choose
+from burnish.optimize.candidates import OWN
+from burnish.optimize.deliver import ENGINE
+from burnish.optimize.search import Asked
 from burnish.service.server import bind
 
 app = typer.Typer(add_completion=False)
 
-ROUNDS = 2  # of speed measurements
-RECIPES = ("int8", "int4")
-FIGURES = 3  # since intervals are over documents where there are some
-QUALITY = QualityConfig(context=512, stride=256, max_tokens=16_384)
-WORKLOAD = Workload(prompt_tokens=128, output_tokens=32, concurrency=1, repeat=5)
+MAX_TOKENS = 16_384  # of the text
+BEST = "best"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Conditions:
-    """What the figures depend on beside the model; when it is the same, earlier figures still hold."""
+class Found:
+    """What was found, and where what is to be served lies."""
 
-    version: str
-    figures: int  # what the figures mean: ``FIGURES`` of the code that measured them
-    machine: Machine
-    text: str
-    text_sha256: str
-    threads: int | None
-    quality: QualityConfig
-    workload: Workload
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class UpReport:
-    """What ``burnish up`` measured."""
-
-    conditions: Conditions
-    variants: tuple[Variant, ...]
-
-
-_REPORT = TypeAdapter(UpReport)
+    report: dict[str, Any]
+    folder: Path  # with the settings of the engine
+    served: Path
 
 
 @app.command()
 def up(
     model: Model = "builtin",
-    max_loss: Annotated[float, typer.Option(help="Perplexity a variant may lose, as a share: 0.01 is 1 %.")] = 0.01,
+    max_loss: Annotated[float, typer.Option(help="Perplexity that may be lost, as a share: 0.01 is 1 %.")] = 0.01,
+    objective: Annotated[str, typer.Option(help="What is to be best: latency, throughput or memory.")] = "latency",
     data: Annotated[Path | None, typer.Option(help="Text to judge by; by default one of ours, held out.")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Text for recipes that need data; without one they are not tried.")
+    ] = None,
+    time_limit: Annotated[str, typer.Option(help="Most time to search, as [bold]20m[/].")] = "3m",
     host: Host = "127.0.0.1",
     port: Port = 8000,
     api_key: ApiKeys = None,
     threads: Threads = None,
     settings: SettingsFile = None,
-    again: Annotated[bool, typer.Option("--again", help="Measure again, even if nothing has changed.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Search again, even if nothing has changed.")] = False,
     only_measure: Annotated[bool, typer.Option("--only-measure", help="Do not serve.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Measure a model, make int8 and int4 variants, measure each, and serve the best one."""
+    """Diagnose a model, search for its best variant on this machine, and serve that."""
     if not max_loss >= 0:
         raise BadSettings(f"--max-loss {max_loss} is no share", remedy="Use 0 or more: 0.01 is 1 %")
     path = locate(model)
     configured = server_settings(settings, api_keys=api_key, threads=threads)
     if not only_measure:
         bind(host, port).close()  # tell of a port in use before measuring for a minute
-    report = measure(path, data or held_out_text(), configured.engine.threads, again=again, quiet=json)
-    choice = choose(report.variants, max_loss)
-    if json:
-        print_json({"best": choice.name, "reason": choice.reason, "report": report})
-    else:
-        out.print(_table(model, report))
-        out.print(f"Best: {choice.reason}", highlight=False)
+    with progress("Reading the model", quiet=json):
+        folder = variants_folder(path)
+    fitted = situation_of(Described(), read_config(raw_config(path)).max_positions)
+    order = Order(
+        model=str(path),
+        out=folder / BEST,
+        asked=Asked(
+            objective=parse_objective(objective),
+            max_loss=max_loss,
+            cores=1 if configured.engine.threads is not None else len(os.sched_getaffinity(0)),
+        ),
+        text=data or held_out_text(),
+        max_tokens=MAX_TOKENS,
+        calibration=calibration,
+        fitted=fitted,
+        traffic="requests one after the other",
+        config=configured.engine,
+        price_per_hour=0.0,
+        machine=None,
+        time_limit_s=parse_seconds(time_limit),
+        memory_bytes=free_bytes(),
+        seed=0,
+        copies_parent=False,
+    )
+    found = find(order, path, again=again, quiet=json)
+    diagnosis = None if json and not only_measure else _diagnosed(order, path, quiet=json)
+    _tell(found.report, diagnosis, json=json)
     if not only_measure:
-        best = next(variant for variant in report.variants if variant.name == choice.name)
-        folder = whole(path, best, quiet=json)
         options = [f"--name={served_name(model, path)}", f"--host={host}", f"--port={port}"]
         given = {"--threads": threads, "--settings": settings}
         options += [f"{flag}={value}" for flag, value in given.items() if value is not None]
-        _become_server(folder, options, configured.service.api_keys)
+        _become_server(found, options, configured.service.api_keys)
 
 
-def whole(model: Path, variant: Variant, *, quiet: bool) -> Path:
-    """Where a variant lies; one of ours is made again if it is damaged, for its figures may be of an earlier run."""
-    return variant.path if variant.loss_ratio is None else find_variant(model, variant.name, quiet=quiet)
+def find(order: Order, model: Path, *, again: bool, quiet: bool) -> Found:
+    """The best variant, of an earlier search if it asked the same under the same conditions."""
+    report = None if again else earlier(order)
+    if report is None:
+        make_cache(order.out.parent)
+        fresh = replace(order, out=order.out.with_name(f"{BEST}.new"))
+        shutil.rmtree(fresh.out, ignore_errors=True)
+        report = find_best(fresh, quiet=quiet)
+        shutil.rmtree(order.out, ignore_errors=True)
+        fresh.out.replace(order.out)
+    else:
+        err.print("[dim]Figures of an earlier search on this machine; --again searches anew.[/]")
+    is_own = str(report["chosen"]).partition(",")[0] == OWN
+    return Found(report=report, folder=order.out, served=model if is_own else order.out)
 
 
-def _become_server(path: Path, options: list[str], api_keys: tuple[str, ...]) -> NoReturn:
+def _diagnosed(order: Order, model: Path, *, quiet: bool) -> Diagnosis | None:
+    """What bounds the model as it is; None where nothing can be measured."""
+    with progress("Diagnosing", quiet=quiet):
+        try:
+            return diagnose_plan(open_plan(model), order.config, order.fitted.situation)
+        except BadSettings:  # without native kernels
+            return None
+
+
+def _tell(report: dict[str, Any], diagnosis: Diagnosis | None, *, json: bool) -> None:
+    findings = [] if diagnosis is None else [finding for finding in diagnosis.findings if finding.gain > 0]
+    if json:
+        print_json(
+            {"best": report["chosen"], "reason": report["reason"], "report": report, "findings": as_plain(findings)}
+        )
+        return
+    out.print(report_table(report))
+    for finding in findings[:1]:
+        out.print(escape(f"As it is, {finding.bottleneck} bounds it: {finding.evidence}."), highlight=False)
+    out.print(escape(f"Best: {report['reason']}."), highlight=False)
+
+
+def _become_server(found: Found, options: list[str], api_keys: tuple[str, ...]) -> NoReturn:
     """Replace this process, which measured with torch, by ``burnish serve``, which never loads it.
 
-    Keys travel in the environment: everybody may read a command line.
+    Keys travel in the environment: everybody may read a command line. So do the settings that were found.
     """
     environment = {name: value for name, value in os.environ.items() if name != "BURNISH_API_KEY"}
     if api_keys:
         environment["BURNISH_SERVICE__API_KEYS"] = dumps(api_keys)
+    chosen = tomllib.loads((found.folder / ENGINE).read_text(encoding="utf-8"))["engine"]
+    environment |= {f"BURNISH_ENGINE__{name.upper()}": str(value) for name, value in chosen.items()}
     sys.stdout.flush()
-    command = [sys.executable, "-m", "burnish.cli.main", "serve", str(path.resolve()), *options]
+    command = [sys.executable, "-m", "burnish.cli.main", "serve", str(found.served.resolve()), *options]
     os.execve(sys.executable, command, environment)  # noqa: S606 - our own interpreter and module
-
-
-def measure(path: Path, text: Path, threads: int | None, *, again: bool, quiet: bool) -> UpReport:
-    """Make and measure the variants, or read what an earlier run under the same conditions measured."""
-    max_positions = read_config(raw_config(path)).max_positions
-    conditions = Conditions(
-        version=__version__,
-        figures=FIGURES,
-        machine=this_machine(),
-        text=str(text.resolve()),
-        text_sha256=hashlib.sha256(read_corpus(text).text.encode()).hexdigest(),
-        threads=threads,
-        quality=QUALITY,
-        workload=_fitting(max_positions),
-    )
-    with progress("Reading the model", quiet=quiet):
-        kept = variants_folder(path) / "up.json"
-    earlier = None if again else _read(kept, path)
-    if earlier is not None and earlier.conditions == conditions:
-        err.print("[dim]Figures of an earlier run on this machine; --again measures anew.[/]")
-        return earlier
-    make_cache(kept.parent)
-    report = UpReport(conditions=conditions, variants=tuple(_measure(path, conditions, quiet=quiet)))
-    kept.write_bytes(_REPORT.dump_json(report))
-    return report
-
-
-def _fitting(max_positions: int) -> Workload:
-    """The workload, shrunk to what a short context holds."""
-    output_tokens = min(WORKLOAD.output_tokens, max(2, max_positions // 5))
-    prompt_tokens = min(WORKLOAD.prompt_tokens, max(1, max_positions - output_tokens))
-    return replace(WORKLOAD, prompt_tokens=prompt_tokens, output_tokens=output_tokens)
-
-
-def _read(kept: Path, model: Path) -> UpReport | None:
-    """An earlier report, if it is there, can be read and its artifacts still exist."""
-    try:
-        report = _REPORT.validate_json(kept.read_bytes())
-    except (OSError, ValidationError):
-        return None
-    original, *made = report.variants  # the same model may lie elsewhere by now
-    variants = (replace(original, path=model), *made)
-    return replace(report, variants=variants) if all(variant.path.exists() for variant in made) else None
-
-
-def _measure(path: Path, conditions: Conditions, *, quiet: bool) -> list[Variant]:
-    """The model itself, then its variants, all on the same tokens; their speeds in turn."""
-    raw, corpus = raw_config(path), read_corpus(Path(conditions.text))
-    with progress("Loading", quiet=quiet):
-        passage = prepare(corpus, load_tokenizer(path), read_config(raw), conditions.quality)
-        own = open_plan(path).weights
-    folders = {own: path}
-    for recipe in RECIPES if raw.get("quantization_config") is None else ():
-        folders[recipe] = find_variant(path, recipe, quiet=quiet)
-    losses = {}
-    for name, folder in folders.items():
-        with progress(f"Perplexity, {name}", quiet=quiet) as moved:
-            losses[name] = token_losses(open_plan(folder), passage, progress=moved)
-    speeds = _speeds(folders, conditions, quiet=quiet)
-    return [
-        Variant(
-            name=name,
-            path=folder,
-            file_bytes=model_bytes(folder),
-            peak_rss_bytes=max(result.peak_rss_bytes for result in speeds[name]),
-            prefill_tokens_per_s=joined([result.prefill_tokens_per_s for result in speeds[name]]),
-            decode_tokens_per_s=joined([result.decode_tokens_per_s for result in speeds[name]]),
-            perplexity=quality(losses[name], passage).perplexity,
-            loss_ratio=None if name == own else compare(losses[name], losses[own], passage).loss_ratio,
-        )
-        for name, folder in folders.items()
-    ]
-
-
-def _speeds(folders: dict[str, Path], conditions: Conditions, *, quiet: bool) -> dict[str, list[BenchResult]]:
-    """Every variant in turn, ``ROUNDS`` times over, so that a slow moment of the machine meets them all."""
-    results: dict[str, list[BenchResult]] = {name: [] for name in folders}
-    for number in range(1, ROUNDS + 1):
-        for name, folder in folders.items():
-            spec = BenchSpec(model=str(folder), threads=conditions.threads, workload=conditions.workload)
-            with progress(f"Speed, {name}, round {number} of {ROUNDS}", quiet=quiet) as moved:
-                results[name].append(bench_engine(spec, MEASURED, progress=moved))
-    return results
-
-
-def _table(model: str, report: UpReport) -> Table:
-    table = Table(
-        *("variant", "size", "memory", "prefill/s", "decode/s", "perpl.", "change"),
-        title=escape(model),
-        title_justify="left",
-        caption=_caption(report.conditions),
-        caption_justify="left",
-    )
-    for variant in report.variants:
-        ratio = variant.loss_ratio
-        table.add_row(
-            variant.name,
-            human_bytes(variant.file_bytes),
-            human_bytes(variant.peak_rss_bytes),
-            f"{variant.prefill_tokens_per_s.median:,.0f}",
-            f"{variant.decode_tokens_per_s.median:,.1f}",
-            f"{variant.perplexity.value:.3f}",
-            "" if ratio is None else f"{100 * ratio.value:+.2f}±{50 * (ratio.high - ratio.low):.2f}%",
-        )
-    return table
-
-
-def _caption(conditions: Conditions) -> str:
-    """How the figures were measured."""
-    machine, work, read = conditions.machine, conditions.workload, conditions.quality
-    return escape(
-        f"{machine.cpu}, {conditions.threads or machine.num_cores} threads; tokens/s with {work.prompt_tokens} in and "
-        f"{work.output_tokens} out, {ROUNDS} rounds of {work.repeat}; perplexity on {Path(conditions.text).name} in "
-        f"windows of {read.context} tokens, stride {read.stride}; change with its 95 % interval"
-    )

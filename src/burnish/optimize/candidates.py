@@ -17,21 +17,20 @@ OWN = "as it is"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """A recipe and the settings it is served with."""
+    """A recipe and the settings it is served with; None: as the engine is configured anyway."""
 
     recipe: str | None  # None: the model itself
-    keys: KeyKind = "f16"
-    prefill_share: int = EngineConfig().prefill_share
-    threads: int | None = None  # None: all cores
+    keys: KeyKind | None = None
+    prefill_share: int | None = None
+    threads: int | None = None
 
     @property
     def name(self) -> str:
-        """As reports write it: what differs from the defaults is said."""
-        usual = EngineConfig()
-        said = [f"keys {self.keys}"] if self.keys != usual.keys else []
-        said += [f"prefill share {self.prefill_share}"] if self.prefill_share != usual.prefill_share else []
-        said += [f"threads {self.threads}"] if self.threads is not None else []
-        return ", ".join([self.recipe or OWN, *said])
+        """As reports write it."""
+        said = {"keys": self.keys, "prefill share": self.prefill_share, "threads": self.threads}
+        return ", ".join(
+            [self.recipe or OWN, *(f"{name} {value}" for name, value in said.items() if value is not None)]
+        )
 
     @property
     def needs_data(self) -> bool:
@@ -40,8 +39,12 @@ class Candidate:
 
     def config(self, base: EngineConfig) -> EngineConfig:
         """The engine it is served by."""
-        threads = self.threads if self.threads is not None else base.threads
-        return replace(base, keys=self.keys, prefill_share=self.prefill_share, threads=threads)
+        return replace(
+            base,
+            keys=base.keys if self.keys is None else self.keys,
+            prefill_share=base.prefill_share if self.prefill_share is None else self.prefill_share,
+            threads=base.threads if self.threads is None else self.threads,
+        )
 
 
 def weights(*, has_data: bool, is_compressed: bool) -> list[Candidate]:

@@ -6,21 +6,37 @@ from dataclasses import replace
 from pathlib import Path
 
 from burnish.core.records import SearchRecord
+from burnish.engine.config import EngineConfig
 from burnish.measure.intervals import Interval
 from burnish.optimize.search import Asked, Outcome
 from burnish.registry.artifact import new_folder, read_manifest, write_manifest
 
-ENGINE = "engine.toml"
+ENGINE, REPORT, PAGE = "engine.toml", "report.json", "report.html"
 
 
 def deliver(
-    outcome: Outcome, asked: Asked, source: Path, out: Path, *, report: str, page: str, seed: int, data_sha256: str
+    outcome: Outcome,
+    asked: Asked,
+    source: Path | None,
+    out: Path,
+    *,
+    config: EngineConfig,
+    report: str,
+    page: str,
+    seed: int,
+    data_sha256: str,
 ) -> None:
-    """Copy the chosen weights, with the search in their manifest; ``out`` appears whole or not at all."""
+    """Copy the chosen weights, with the search in their manifest; ``out`` appears whole or not at all.
+
+    ``config``: the engine's, which the chosen settings change.
+
+    Without a ``source`` only the report and the settings are written.
+    """
     chosen = next(one for one in outcome.tried if one.name == outcome.chosen)
     weighed = next(one for one in outcome.weighed if one.name == outcome.chosen)
     assert chosen.loss is not None
     assert chosen.confirmed is not None
+    served = chosen.candidate.config(config)
     record = SearchRecord(
         objective=asked.objective,
         max_loss=asked.max_loss,
@@ -31,24 +47,24 @@ def deliver(
         ratio=_bounded(weighed.ratio),
         figures=weighed.figures,
         parent_figures=outcome.own.figures,
-        keys=chosen.candidate.keys,
-        prefill_share=chosen.candidate.prefill_share,
-        threads=chosen.candidate.threads,
+        keys=served.keys,
+        prefill_share=served.prefill_share,
+        threads=served.threads,
         num_tried=len(outcome.tried),
         seed=seed,
         data_sha256=data_sha256,
     )
     with new_folder(out) as staging:
-        if source.is_dir():
+        if source is not None and source.is_dir():
             shutil.copytree(source, staging, dirs_exist_ok=True)
-        else:
+        elif source is not None:
             shutil.copy2(source, staging)
         manifest = read_manifest(staging)
         if manifest is not None:
             write_manifest(staging, replace(manifest, search=record))
         (staging / ENGINE).write_text(_engine(record), encoding="utf-8")
-        (staging / "report.json").write_text(report, encoding="utf-8")
-        (staging / "report.html").write_text(page, encoding="utf-8")
+        (staging / REPORT).write_text(report, encoding="utf-8")
+        (staging / PAGE).write_text(page, encoding="utf-8")
 
 
 def _bounded(found: Interval) -> tuple[float, float | None, float | None]:

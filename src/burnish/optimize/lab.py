@@ -27,6 +27,7 @@ from burnish.registry.artifact import is_whole
 
 PART = 4  # of the text that is read first: one of so many
 BLOCK = 256  # tokens that fall into the same half
+LEAST_PARTED = 8 * BLOCK  # tokens of a text that is read in part first
 CONDITIONS, ROUNDS_FILE = "conditions.json", "rounds.json"
 SLOWER = 1.3  # of what a round took: the machine may be slower in the next
 
@@ -110,8 +111,10 @@ class ProcessLab:
 
     def losses(self, candidate: Candidate, *, whole: bool) -> NDArray[np.float64]:
         """Losses of the text's tokens, or of its first part; what of it is known is not read again."""
+        whole = whole or self._bench.max_tokens < LEAST_PARTED
         count = self._bench.max_tokens // (1 if whole else PART)
-        name = f"{candidate.recipe or 'own'}-{candidate.keys}-{count}.npy".replace(":", "_")
+        keys = candidate.config(self._bench.config).keys
+        name = f"{candidate.recipe or 'own'}-{keys}-{count}.npy".replace(":", "_")
         file = self._folder / name
         if not file.exists():
             fresh = file.with_name(f".{name}")
@@ -120,7 +123,7 @@ class ProcessLab:
                 text=str(self._bench.text),
                 max_tokens=count,
                 out=str(fresh),
-                keys=candidate.keys,
+                keys=keys,
             )
             read(order, self._bench.tried_module, timeout_s=self._timeout_s, memory_bytes=self._bench.memory_bytes)
             fresh.replace(file)
