@@ -1,6 +1,11 @@
 """burnish optimize: a search on the built-in model, from the words to the folder, and how it fails."""
 
+import contextlib
 import json
+import os
+import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,3 +91,41 @@ def test_a_folder_that_is_used_is_left_alone(burnish: Run, tmp_path: Path) -> No
     (tmp_path / "best").mkdir()
     (tmp_path / "best" / "mine").write_text("x")
     assert "exists" in burnish("optimize", "builtin", tmp_path / "best").complaint
+
+
+@pytest.mark.slow
+def test_a_search_that_is_killed_ten_times_ends_with_the_same_choice(tmp_path: Path) -> None:
+    words = ("builtin", "--objective", "throughput", "--max-loss", "0.2", "--max-tokens", "4096", "--threads", "1")
+    more = ("--requests", "4", "--prompt-tokens", "32", "--output-tokens", "16", "--time-limit", "10m", "--json")
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+    def start(out: str) -> "subprocess.Popen[str]":
+        command = [
+            sys.executable,
+            "-m",
+            "burnish.cli.main",
+            "optimize",
+            words[0],
+            str(tmp_path / out),
+            *words[1:],
+            *more,
+        ]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+    whole = start("whole")
+    expected = json.loads(whole.communicate(timeout=600)[0])
+    chance = random.Random(0)
+    for _ in range(10):
+        broken = start("killed")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            broken.wait(chance.uniform(2, 12))
+        broken.kill()
+        broken.communicate()
+    last = start("killed") if not (tmp_path / "killed").exists() else broken
+    told, complaint = last.communicate(timeout=600) if last is not broken else ("", "")
+    assert not complaint, complaint
+    found = json.loads((tmp_path / "killed" / "report.json").read_text())
+    assert not told or json.loads(told) == found
+    assert found["chosen"] == expected["chosen"]
+    assert found["loss_ratio"] == expected["loss_ratio"]
+    assert not (tmp_path / "killed.unfinished").exists()

@@ -4,12 +4,16 @@ The process gets its order as an argument and prints one line of JSON. It is wat
 ends it, so limits hold whatever it does.
 """
 
+import ctypes
 import json
+import resource
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +35,8 @@ Judge = Callable[["Reading"], int]
 """Writes the losses of a reading where it says and returns how many there are"""
 
 POLL_S = 0.05
+PR_SET_PDEATHSIG = 1  # prctl(2)
+_NO_MEMORY = ("MemoryError", "bad_alloc", "allocate memory")  # what Python, C++ and torch say
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,15 +111,20 @@ def run_watched(command: Sequence[str], *, timeout_s: float, memory_bytes: int) 
     """What a command prints. Raises ``OutOfTime``, ``OutOfMemory``, and ``BurnishError`` when it fails."""
     begun = time.monotonic()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as complaints:
-        child = subprocess.Popen(command, stdout=out, stderr=complaints, text=True)  # noqa: S603 - our own programs
+        child = subprocess.Popen(  # noqa: S603 - our own programs
+            command,
+            stdout=out,
+            stderr=complaints,
+            text=True,
+            preexec_fn=_dies_with_parent,  # noqa: PLW1509 - no threads
+        )
         try:
+            _limit(child.pid, memory_bytes)
             while child.poll() is None:
                 if time.monotonic() - begun > timeout_s:
                     raise OutOfTime(f"a measurement took longer than {timeout_s:.0f} s", remedy="Allow more time")
                 if _resident(child.pid) > memory_bytes:
-                    raise OutOfMemory(
-                        f"a measurement took more than {memory_bytes / 2**20:.0f} MiB", remedy="Allow more memory"
-                    )
+                    raise _too_much(memory_bytes)
                 time.sleep(POLL_S)
         finally:
             if child.poll() is None:
@@ -124,8 +135,25 @@ def run_watched(command: Sequence[str], *, timeout_s: float, memory_bytes: int) 
         printed = out.read()
         if child.returncode:
             last = complaints.read().strip().splitlines()[-1:] or [f"exit status {child.returncode}"]
+            if any(sign in last[0] for sign in _NO_MEMORY):
+                raise _too_much(memory_bytes)
             raise BurnishError(last[0].removeprefix("burnish: "))
         return printed
+
+
+def _dies_with_parent() -> None:
+    """Let the kernel end this process when the one that began it is killed: nobody else would."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _limit(pid: int, memory_bytes: int) -> None:
+    """Let the kernel refuse a process more memory of its own."""
+    with suppress(ProcessLookupError):  # it has ended already
+        resource.prlimit(pid, resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+
+
+def _too_much(memory_bytes: int) -> OutOfMemory:
+    return OutOfMemory(f"a measurement took more than {memory_bytes / 2**20:.0f} MiB", remedy="Allow more memory")
 
 
 def _resident(pid: int) -> int:
