@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from burnish.compress.recipes import RECIPES
 from burnish.core.errors import BurnishError, OutOfMemory, OutOfTime
 from burnish.measure.limits import parse_limits
 from burnish.measure.quality import Passage, QualityConfig
@@ -15,6 +16,7 @@ from burnish.optimize.candidates import Candidate, settings, weights
 from burnish.optimize.lab import Half
 from burnish.optimize.report import page, plain
 from burnish.optimize.search import Asked, Outcome, Search, Tried
+from burnish.optimize.shapes import Shape, Sized
 from burnish.optimize.weigh import NAMES
 
 TOKENS = 16_384
@@ -200,10 +202,29 @@ def test_halving_leaves_the_better() -> None:
 
 def test_candidates_follow_what_is_there() -> None:
     assert [one.recipe for one in weights(has_data=False, is_compressed=False)] == ["int8", "int4-g32", "int4-g128"]
-    assert any(one.needs_data for one in weights(has_data=True, is_compressed=False))
+    with_data = [one.recipe for one in weights(has_data=True, is_compressed=False)]
+    assert "int4-gptq-g128" in with_data
+    assert all(name in RECIPES for name in with_data)
     assert weights(has_data=True, is_compressed=True) == []
     alone = settings(Candidate(recipe="int8"), cores=4, concurrency=1)
     assert [one.name for one in alone] == ["int8, keys int8", "int8, threads 1", "int8, threads 2"]
+
+
+def test_a_smaller_shape_is_scored_taught_and_chosen_where_it_keeps_the_loss() -> None:
+    known = [Sized(Shape(inner=0.25), 0.8), Sized(Shape(layers=0.25), 0.75), Sized(Shape(inner=0.125), 0.9)]
+    truths = FAST | {
+        "shrunk-inner25": Truth(0.8, 0.5),
+        "shrunk-layers25": Truth(0.7, 0.9),
+        "shrunk-inner25-distill-int4": Truth(0.3, 0.004, 3.0),
+    }
+    search = Search(KnownLab(truths), Asked(objective="latency", max_loss=0.01), halves())
+    found = search.run([Candidate(recipe=name) for name in FAST], known)
+    assert found.chosen == "shrunk-inner25-distill-int4"
+    assert "before it learned" in found_of(found, "shrunk-layers25").reason
+    assert not any(one.name.startswith("shrunk-inner12.5") for one in found.tried), "too little goes"
+    truths["shrunk-inner25-distill-int4"] = Truth(0.3, 0.1, 3.0)
+    search = Search(KnownLab(truths), Asked(objective="latency", max_loss=0.01), halves())
+    assert search.run([Candidate(recipe=name) for name in FAST], known).chosen == "int4-g32"
 
 
 def test_halves_part_the_text_and_follow_the_seed() -> None:

@@ -27,12 +27,14 @@ from burnish.measure.corpus import read_corpus
 from burnish.measure.machine import this_machine
 from burnish.measure.quality import Passage, QualityConfig
 from burnish.models.checkpoint import raw_config
+from burnish.models.families import read_config
 from burnish.models.locate import locate
 from burnish.optimize.candidates import OWN, weights
 from burnish.optimize.deliver import REPORT, deliver
 from burnish.optimize.lab import BLOCK, Bench, Half, ProcessLab
 from burnish.optimize.report import page, plain
 from burnish.optimize.search import Asked, Outcome, Search
+from burnish.optimize.shapes import shapes
 from burnish.registry.artifact import content_hash, is_whole
 
 LEAST_CONTEXTS = 2  # of text: one half is searched on, the other confirms
@@ -89,7 +91,8 @@ def find_best(order: Order, *, quiet: bool) -> dict[str, Any]:
     halves = (Half(passage, seed=order.seed, is_first=True), Half(passage, seed=order.seed, is_first=False))
     is_compressed = raw_config(path).get("quantization_config") is not None
     candidates = weights(has_data=order.calibration is not None, is_compressed=is_compressed)
-    found = Search(lab, order.asked, halves, partial(_tell, lab, quiet)).run(candidates)
+    known = [] if is_compressed or order.calibration is None else shapes(read_config(raw_config(path)))
+    found = Search(lab, order.asked, halves, partial(_tell, lab, quiet)).run(candidates, known)
     bounds = f"{order.time_limit_s:.0f} s, {order.memory_bytes / 2**20:.0f} MiB"
     took = {"limits of the search": bounds, "it took": f"{time.monotonic() - begun_s:.0f} s"}
     report = plain(found, order.asked, conditions | took)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-from burnish.compress.recipes import find_recipe
 from burnish.core.types import KeyKind
 from burnish.engine.config import EngineConfig
 
@@ -20,6 +19,7 @@ class Candidate:
     """A recipe and the settings it is served with; None: as the engine is configured anyway."""
 
     recipe: str | None  # None: the model itself
+    text: str | None = None  # of a recipe in TOML that the search wrote; None: a named one
     keys: KeyKind | None = None
     prefill_share: int | None = None
     threads: int | None = None
@@ -31,11 +31,6 @@ class Candidate:
         return ", ".join(
             [self.recipe or OWN, *(f"{name} {value}" for name, value in said.items() if value is not None)]
         )
-
-    @property
-    def needs_data(self) -> bool:
-        """Whether the weights are made with calibration data."""
-        return self.recipe is not None and find_recipe(self.recipe).needs.data
 
     def config(self, base: EngineConfig) -> EngineConfig:
         """The engine it is served by."""

@@ -106,8 +106,17 @@ class ProcessLab:
         if not is_whole(path):
             shutil.rmtree(path, ignore_errors=True)
             path.parent.mkdir(exist_ok=True)
-            self._run(self._bench.compress(candidate.recipe, path))
+            self._run(self._bench.compress(self._recipe(candidate), path))
         return sum(file.stat().st_size for file in path.glob("*.safetensors")) / 1e6
+
+    def _recipe(self, candidate: Candidate) -> str:
+        """What ``burnish compress`` takes: a name, or the file that the search wrote."""
+        assert candidate.recipe is not None
+        if candidate.text is None:
+            return candidate.recipe
+        file = self._folder / f"{candidate.recipe}.toml"
+        file.write_text(candidate.text, encoding="utf-8")
+        return str(file)
 
     def losses(self, candidate: Candidate, *, whole: bool) -> NDArray[np.float64]:
         """Losses of the text's tokens, or of its first part; what of it is known is not read again."""

@@ -17,6 +17,7 @@ from burnish.measure.gate import Verdict, judge_loss
 from burnish.measure.intervals import Interval
 from burnish.measure.limits import Limit
 from burnish.optimize.candidates import Candidate, settings
+from burnish.optimize.shapes import Sized, promising
 from burnish.optimize.weigh import (
     FIGURE_OF,
     Figures,
@@ -34,7 +35,8 @@ from burnish.optimize.weigh import (
 
 ROUNDS = 5
 LEAST_KEPT = 3
-SCREENED, SET, READ = 0.55, 0.65, 0.85  # of the time: by then candidates, settings and texts must be done
+SCREENED, SHAPED, SET, READ = 0.4, 0.6, 0.7, 0.85  # of the time: by then these stages must be done
+SHAPES, SHRUNK = 3, 0.85  # shapes that are scored, and the share of the weights they have at most
 NOTHING_LOST = Interval(0.0, 0.0, 0.0)
 Told = Callable[[str], None]
 
@@ -123,13 +125,18 @@ class Search:
         self._own = Tried(Candidate(recipe=None), loss=NOTHING_LOST, confirmed=NOTHING_LOST, verdict="pass")
         self._tried: list[Tried] = []
 
-    def run(self, candidates: Sequence[Candidate]) -> Outcome:
-        """Try them all, as far as there is time. Raises what measuring the model itself raises."""
+    def run(self, candidates: Sequence[Candidate], known: Sequence[Sized] = ()) -> Outcome:
+        """Try them all, as far as there is time, then smaller shapes among the ``known``.
+
+        Raises what measuring the model itself raises.
+        """
         own = self._own
         own.size_mb = self._lab.make(own.candidate)
         own.rounds.append(self._lab.serve(own.candidate, 0))
         self._lab.until(SCREENED)
         screened = [one for one in map(self._screen, candidates) if not one.reason]
+        self._lab.until(SHAPED)
+        screened += self._shrunk(known)
         better = self._better_half(screened)
         self._lab.until(SET)
         better += self._around(better[:1] or [own])
@@ -156,6 +163,20 @@ class Search:
         except BurnishError as error:
             found.reason = error.message
         return found
+
+    def _shrunk(self, known: Sequence[Sized]) -> list[Tried]:
+        """The shape that loses least before it learned, after it learned; nothing where that keeps no loss."""
+        scored = []
+        for shape in promising(known, SHRUNK, SHAPES):
+            found = self._screen(shape.plain())
+            if found.loss is not None:
+                found.reason = f"scored only: loses {found.loss.value:.0%} before it learned"
+                scored.append((found.loss.value, shape))
+        if not scored:
+            return []
+        least = min(scored, key=lambda pair: pair[0])[1]
+        taught = self._screen(least.taught())
+        return [] if taught.reason else [taught]
 
     def _judge(self, found: Tried, *, whole: bool) -> None:
         found.loss = self._searched(*self._both(found, whole=whole))
