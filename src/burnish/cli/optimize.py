@@ -149,7 +149,7 @@ def _show(report: dict[str, Any], out: Path) -> None:
 
 def report_table(report: dict[str, Any]) -> Table:
     """All that was tried."""
-    columns = ("candidate", "loss", f"{report['figure']} over own", "files", "memory", "what became of it")
+    columns = ("candidate", "loss", f"{report['told_as']} over own", "files", "memory", "what became of it")
     table = Table(*columns, title="Tried", title_justify="left")
     for one in report["candidates"]:
         figures, is_chosen = one.get("figures"), one["name"] == report["chosen"]

@@ -8,8 +8,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from burnish.measure.intervals import Interval
 from burnish.optimize.search import Asked, Outcome, Tried
-from burnish.optimize.weigh import FIGURE_OF, NAMES, Weighed, is_gain
+from burnish.optimize.weigh import FIGURE_OF, NAMES, TOLD_AS, Weighed, is_gain
 
+OFFSETS = (-12, 4, 14, 24)  # points
 BEST, INK, FAINT, OTHER = "#d9480f", "#22272e", "#8a939e", "#1f6feb"
 
 
@@ -22,6 +23,7 @@ def plain(outcome: Outcome, asked: Asked, conditions: dict[str, Any]) -> dict[st
         "reason": outcome.reason,
         "objective": asked.objective,
         "figure": FIGURE_OF[asked.objective],
+        "told_as": TOLD_AS[asked.objective],
         "max_loss": asked.max_loss,
         "limits": [str(limit) for limit in asked.limits],
         "unmet": [str(limit) for limit in outcome.unmet],
@@ -85,19 +87,20 @@ def _picture(report: dict[str, Any], timed: Sequence[dict[str, Any]]) -> str:
 
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     axes = figure.subplots()
-    for one in timed:
+    for number, one in enumerate(sorted(timed, key=lambda one: one["ratio"]["value"])):
         colour = BEST if one["name"] == report["chosen"] else (OTHER if one["name"] in report["pareto"] else FAINT)
         loss, ratio = one["loss"], one["ratio"]
         x, y = 100 * loss["value"], ratio["value"]
         spread = [[max(0.0, y - (ratio["low"] or y))], [max(0.0, (ratio["high"] or y) - y)]]
         error = [[100 * (loss["value"] - loss["low"])], [100 * (loss["high"] - loss["value"])]]
         axes.errorbar([x], [y], yerr=spread, xerr=error, fmt="o", color=colour, elinewidth=1, markersize=5)
-        axes.annotate(one["name"], (x, y), (5, 5), textcoords="offset points", fontsize=7, color=colour)
+        place = (7, OFFSETS[number % len(OFFSETS)])  # names of points that lie close stand one above the other
+        axes.annotate(one["name"], (x, y), place, textcoords="offset points", fontsize=7, color=colour)
     axes.axvline(100 * report["max_loss"], color=INK, linewidth=1, linestyle="--")
     axes.axhline(1.0, color=FAINT, linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
     axes.set_xlabel("loss of perplexity, %; the dashed line: what is allowed", fontsize=9)
-    axes.set_ylabel(f"{report['figure']} over the model's own", fontsize=9)
+    axes.set_ylabel(f"{report['told_as']} over the model's own", fontsize=9)
     encoded = base64.b64encode(drawn(figure)).decode()
     return f"data:image/svg+xml;base64,{encoded}"

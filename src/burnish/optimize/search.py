@@ -20,6 +20,7 @@ from burnish.optimize.candidates import Candidate, settings
 from burnish.optimize.shapes import Sized, promising
 from burnish.optimize.weigh import (
     FIGURE_OF,
+    TOLD_AS,
     Figures,
     Objective,
     Weighed,
@@ -290,7 +291,7 @@ class Search:
         return False
 
     def _outcome(self, own: Weighed, weighed: list[Weighed], chosen: Weighed) -> Outcome:
-        figure = FIGURE_OF[self._asked.objective]
+        figure = TOLD_AS[self._asked.objective]
         gain, kept = goodness(chosen.ratio, self._asked.objective), f"a loss of {self._asked.max_loss:.2%}"
         if chosen.name == own.name:
             reason = f"nothing that keeps {kept} is shown to have a better {figure}"

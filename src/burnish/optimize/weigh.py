@@ -24,6 +24,12 @@ FIGURE_OF: dict[Objective, str] = {
     "memory": "memory_mb",
     "cost": "cost_per_million",
 }
+TOLD_AS: dict[Objective, str] = {
+    "latency": "median time of a request",
+    "throughput": "tokens per second",
+    "memory": "memory",
+    "cost": "cost of a million tokens",
+}
 HIGHER_IS_BETTER = frozenset(("tokens_per_s",))
 NAMES = (
     *(f"p{share}_{what}_ms" for what in ("ttft", "tpot", "e2e") for share in (50, 95)),
