@@ -28,3 +28,11 @@ def test_what_was_written_is_told(burnish: Run, tiny_folder: Path, tmp_path: Pat
     assert made["types"]["F16"] > 0
     told = burnish("export", tiny_folder, tmp_path / "folder", "--to", "hf")
     assert (told.code, "exact" in told.err) == (0, True)
+
+
+def test_sparse_weights_leave_for_others_as_floats_or_codes(burnish: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    assert burnish("compress", tiny_folder, tmp_path / "sparse", "--recipe", "int8-magnitude-2:4").code == 0
+    refused = burnish("export", tmp_path / "sparse", tmp_path / "out", "--to", "hf").complaint
+    assert refused.endswith("is stored in a format only burnish reads. Use --type bf16")
+    assert not (tmp_path / "out").exists()
+    assert burnish("export", tmp_path / "sparse", tmp_path / "out", "--to", "hf", "--type", "bf16").code == 0

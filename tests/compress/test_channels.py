@@ -1,14 +1,21 @@
 """Networks with fewer channels: what is left computes what it did, what mattered stays, and it learns again."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from burnish.compress.calibration import Calibration
 from burnish.compress.channels import importance, shrunk_config, take
+from burnish.compress.journal import Journal
 from burnish.compress.passes.channels import Relearn, ShrinkChannels
 from burnish.compress.passes.whole import NetworkMaterial
+from burnish.compress.recipe import Recipe
+from burnish.compress.run import apply_to_network
 from burnish.core.errors import BadSettings
+from burnish.core.records import CalibrationRecord
 from burnish.models.layers.conv import Conv2d
 from burnish.models.vision import ResidualBlock, Stage, VisionConfig, VisionModel
 from tests.images import seeded
@@ -104,3 +111,14 @@ def test_sizes_are_what_kernels_like() -> None:
         Relearn(rate=0)
     with pytest.raises(BadSettings, match="by 'luck'"):
         ShrinkChannels(by="luck")  # type: ignore[arg-type]
+
+
+def test_a_network_that_has_learned_is_not_taught_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parent, recipe = network(BASIC), Recipe("x", "", (ShrinkChannels(share=0.5), Relearn(steps=2, batch=8)))
+    record = CalibrationRecord(sha256="", samples=64, length=1, seed=0)
+    data = Calibration(tokens=images(64), text=images(64), record=record)
+    first = apply_to_network(parent, recipe, data, journal=Journal(tmp_path / "x", {}))
+    monkeypatch.setattr(Relearn, "apply", lambda *_: pytest.fail("taught again"))
+    again = apply_to_network(parent, recipe, data, journal=Journal(tmp_path / "x", {}))
+    assert again.config == first.config != parent.config
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
