@@ -32,7 +32,7 @@ calibrated with 128 samples of 512 tokens of `{calibration}` (seed 0), then meas
 over the parent's, minus 1, on the same {max_tokens:,} tokens of each text, in windows of 512 tokens with a stride of
 256, with its 95 % interval; KL: of the parent's distribution from the variant's, nats per token, mean of the texts;
 same: how often both find the same token likeliest. Time and peak memory are those of the whole command on two cores.
-Other work ran on these cores at the same time, so times are upper bounds and must not be compared with each other.
+Other work ran on these cores at the same time, and later rows had one thread: times must not be compared.
 
 | recipe | size | {texts} | KL | same | time | memory |
 |---|---:|{rules}---:|---:|---:|---:|
