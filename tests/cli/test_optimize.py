@@ -54,7 +54,7 @@ def test_a_search_writes_the_chosen_variant_with_its_report(burnish: Run, tmp_pa
 
 
 def test_limits_that_nothing_keeps_end_with_three(burnish: Run, tmp_path: Path) -> None:
-    words = (*QUICK, "--limit", "memory_mb<=1", "--max-loss", 0.2, "--time-limit", "10s")
+    words = (*QUICK, "--limit", "memory_mb<=1", "--max-loss", 0.2, "--time-limit", "30s")
     left = burnish("optimize", "builtin", tmp_path / "best", *words)
     assert left.code == 3
     assert "nothing keeps memory_mb<=1" in left.err

@@ -21,7 +21,7 @@ from burnish.cli.quality import passage_of
 from burnish.cli.situations import Fitted
 from burnish.cli.tried import TRIED
 from burnish.compress.recipes import find_recipe
-from burnish.core.errors import BadSettings
+from burnish.core.errors import BadSettings, BurnishError
 from burnish.engine.config import EngineConfig
 from burnish.measure.corpus import read_corpus
 from burnish.measure.machine import this_machine
@@ -92,7 +92,11 @@ def find_best(order: Order, *, quiet: bool) -> dict[str, Any]:
     is_compressed = raw_config(path).get("quantization_config") is not None
     candidates = weights(has_data=order.calibration is not None, is_compressed=is_compressed)
     known = [] if is_compressed or order.calibration is None else shapes(read_config(raw_config(path)))
-    found = Search(lab, order.asked, halves, partial(_tell, lab, quiet)).run(candidates, known)
+    try:
+        found = Search(lab, order.asked, halves, partial(_tell, lab, quiet)).run(candidates, known)
+    except BurnishError:  # of the model itself: there is nothing to go on with
+        shutil.rmtree(work)
+        raise
     bounds = f"{order.time_limit_s:.0f} s, {order.memory_bytes / 2**20:.0f} MiB"
     took = {"limits of the search": bounds, "it took": f"{time.monotonic() - begun_s:.0f} s"}
     report = plain(found, order.asked, conditions | took)

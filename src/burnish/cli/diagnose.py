@@ -37,7 +37,7 @@ def diagnose(
     out_folder: Annotated[Path | None, typer.Option("--out", help="Write the pictures there, as SVG and PNG.")] = None,
     json: AsJson = False,
 ) -> None:
-    """Run a model as it would be served, and say what bounds it and what would help by how much."""
+    """Say what bounds a model as it would be served here, and what would help by how much."""
     if weights is not None and not model.startswith(RANDOM):
         raise BadSettings("--weights is for random:CONFIG.json", remedy="Name the variant's folder instead")
     config = server_settings(settings, api_keys=None, threads=threads).engine
