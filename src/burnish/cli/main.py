@@ -12,7 +12,7 @@ from burnish import __version__
 from burnish.core.errors import BadSettings, BurnishError, nearest
 
 COMMANDS = {
-    "up": "Diagnose a model, find its best variant for this machine, and serve it.",
+    "up": "Diagnose a model, find its best variant, and serve it.",
     "serve": "Serve a model over an OpenAI-compatible API.",
     "generate": "Continue a prompt.",
     "chat": "Talk to a model in the terminal.",

@@ -140,7 +140,8 @@ class Search:
         screened += self._shrunk(known)
         better = self._better_half(screened)
         self._lab.until(SET)
-        better += self._around(better[:1] or [own])
+        passed = [one for one in better if one.verdict == "pass"]
+        better += self._around((passed or better or [own])[:1])
         self._lab.until(READ)
         finalists = [one for one in better if self._reads_all(one)]
         self._lab.until(1.0)
