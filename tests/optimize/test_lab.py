@@ -15,7 +15,7 @@ from burnish.measure.observe import Lengths, Situation
 from burnish.models.locate import held_out_text, locate
 from burnish.optimize.candidates import Candidate
 from burnish.optimize.lab import Bench, ProcessLab
-from burnish.optimize.trial import Serving, run_watched, serve
+from burnish.optimize.trial import LEAST_S, Serving, run_watched, serve
 
 PLENTY = 4 << 30
 SHORT = Situation(requests=(Lengths(8, 4),) * 2, concurrency=2)
@@ -49,14 +49,17 @@ def test_a_command_that_fails_says_why() -> None:
 
 def test_a_model_is_served_in_a_process_of_its_own() -> None:
     found = serve(Serving(model="builtin", situation=SHORT), TRIED, timeout_s=120, memory_bytes=PLENTY)
-    assert (found.input_tokens, found.output_tokens) == (16, 8)
-    assert len(found.ttft_s) == len(found.tpot_s) == len(found.e2e_s) == 2
+    times = len(found.ttft_s) // 2
+    assert times > 1, "a situation this short is served again"
+    assert found.seconds >= LEAST_S
+    assert (found.input_tokens, found.output_tokens) == (16 * times, 8 * times)
+    assert len(found.ttft_s) == len(found.tpot_s) == len(found.e2e_s) == 2 * times
     assert all(first <= whole for first, whole in zip(found.ttft_s, found.e2e_s, strict=True))
     assert found.prefill_s + found.decode_s <= found.seconds
     assert found.peak_rss_bytes > 20e6
     figures = found.figures()
     assert figures["p50_ttft_ms"] <= figures["p95_ttft_ms"]
-    assert figures["tokens_per_s"] == pytest.approx(8 / (found.prefill_s + found.decode_s))
+    assert figures["tokens_per_s"] == pytest.approx(8 * times / (found.prefill_s + found.decode_s))
 
 
 def test_a_fault_crosses_the_border() -> None:

@@ -36,7 +36,7 @@ from burnish.optimize.weigh import (
 
 ROUNDS = 5
 LEAST_KEPT = 3
-SCREENED, SHAPED, SET, READ = 0.4, 0.6, 0.7, 0.85  # of the time: by then these stages must be done
+SCREENED, SHAPED, SET, READ = 0.5, 0.6, 0.7, 0.85  # of the time: by then these stages must be done
 SHAPES, SHRUNK = 3, 0.85  # shapes that are scored, and the share of the weights they have at most
 NOTHING_LOST = Interval(0.0, 0.0, 0.0)
 Told = Callable[[str], None]
@@ -125,6 +125,7 @@ class Search:
         self._searched, self._kept = halves
         self._own = Tried(Candidate(recipe=None), loss=NOTHING_LOST, confirmed=NOTHING_LOST, verdict="pass")
         self._tried: list[Tried] = []
+        self._is_short = False  # of time: something was not tried
 
     def run(self, candidates: Sequence[Candidate], known: Sequence[Sized] = ()) -> Outcome:
         """Try them all, as far as there is time, then smaller shapes among the ``known``.
@@ -137,7 +138,8 @@ class Search:
         self._lab.until(SCREENED)
         screened = [one for one in map(self._screen, candidates) if not one.reason]
         self._lab.until(SHAPED)
-        screened += self._shrunk(known)
+        if not self._is_short:  # of time: what is made at once comes before what must learn
+            screened += self._shrunk(known)
         better = self._better_half(screened)
         self._lab.until(SET)
         passed = [one for one in better if one.verdict == "pass"]
@@ -154,7 +156,7 @@ class Search:
         found = Tried(candidate)
         self._tried.append(found)
         if not self._lab.has_time():
-            found.reason = "no time was left"
+            found.reason, self._is_short = "no time was left", True
             return found
         self._told(f"Trying {found.name}")
         try:
@@ -164,6 +166,7 @@ class Search:
                 found.rounds.append(self._lab.serve(candidate, 0))
         except BurnishError as error:
             found.reason = error.message
+            self._is_short |= isinstance(error, OutOfTime)
         return found
 
     def _shrunk(self, known: Sequence[Sized]) -> list[Tried]:
