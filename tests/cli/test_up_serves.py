@@ -80,6 +80,7 @@ def test_the_server_has_no_torch_and_knows_its_keys(slim: Path, prose: Path) -> 
     assert json.loads(told)["best"].startswith("as it is")
 
 
+@pytest.mark.slow
 def test_a_short_context_is_measured_with_a_short_workload(
     tmp_path: Path, prose: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,6 +117,7 @@ def test_figures_of_other_conditions_are_forgotten(tmp_path: Path) -> None:
     assert not (tmp_path / "work" / "rounds.json").exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_artifact_is_made_again(tmp_path: Path) -> None:
     first = lab(tmp_path / "work")
     first.make(Candidate(recipe="int8"))

@@ -179,6 +179,21 @@ def test_the_model_itself_must_be_measured() -> None:
         run(lab, "int8")
 
 
+def test_without_time_for_rounds_in_turn_the_first_decides_and_no_gain_is_told() -> None:
+    lab = KnownLab(FAST)
+    serve = lab.serve
+
+    def late(candidate: Candidate, number: int) -> dict[str, float]:
+        if number:
+            raise OutOfTime("a measurement took longer than 1 s")
+        return serve(candidate, number)
+
+    lab.serve = late  # type: ignore[method-assign]
+    found = run(lab, *FAST)
+    assert found.chosen in ("int8", "int4-g32")
+    assert "times as good" not in found.reason
+
+
 def test_without_time_for_all_of_the_text_a_part_counts() -> None:
     found = run(KnownLab(FAST, late=frozenset(("int4-g32",))), *FAST)
     assert found.chosen == "int4-g32"

@@ -36,7 +36,7 @@ from burnish.optimize.weigh import (
 
 ROUNDS = 5
 LEAST_KEPT = 3
-SCREENED, SHAPED, SET, READ = 0.5, 0.6, 0.7, 0.85  # of the time: by then these stages must be done
+SCREENED, SHAPED, SET, READ = 0.45, 0.5, 0.55, 0.65  # of the time: by then these stages must be done
 SHAPES, SHRUNK = 3, 0.85  # shapes that are scored, and the share of the weights they have at most
 NOTHING_LOST = Interval(0.0, 0.0, 0.0)
 Told = Callable[[str], None]
@@ -244,9 +244,7 @@ class Search:
             try:
                 for one in (self._own, *finalists):
                     figures.append(self._lab.serve(one.candidate, number))
-            except BurnishError as error:
-                if len(self._own.rounds) == 1:
-                    raise
+            except BurnishError as error:  # the rounds before it count, or the first one alone
                 self._told(error.message)
                 return
             for one, found in zip((self._own, *finalists), figures, strict=True):

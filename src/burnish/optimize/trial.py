@@ -35,7 +35,7 @@ Judge = Callable[["Reading"], int]
 """Writes the losses of a reading where it says and returns how many there are"""
 
 POLL_S = 0.05
-LEAST_S = 2.0  # of serving in a trial: a situation that is shorter is served again and again
+LEAST_S = 1.0  # of serving in a trial: a situation that is shorter is served again and again
 PR_SET_PDEATHSIG = 1  # prctl(2)
 _NO_MEMORY = ("MemoryError", "bad_alloc", "allocate memory")  # what Python, C++ and torch say
 
