@@ -72,6 +72,8 @@ def test_limits_that_nothing_keeps_end_with_three(burnish: Run, tmp_path: Path) 
         (("--max-loss", "-1"), "--max-loss -1.0 is no share"),
         (("--objective", "cost"), "cost needs the price of a machine"),
         (("--memory", "much"), "memory 'much' is no size"),
+        (("--objective", "cost", "--machine", "free", "--prices", "FREE"), "machine 'free' costs nothing"),
+        (("--prompt-tokens", "0"), "--prompt-tokens 0 is wrong. Use 1 or more"),
         (("--machine", "nowhere"), "machine 'nowhere' is not in the price book"),
         (("--data", "SHORT"), "too few for a context of 512"),
         (("--traffic", "BROKEN"), "line 3"),
@@ -81,7 +83,9 @@ def test_bad_words_are_one_line(burnish: Run, tmp_path: Path, words: tuple[str, 
     (tmp_path / "short.txt").write_text("One day a fox ran. " * 30)
     lines = ["TIMESTAMP,ContextTokens,GeneratedTokens", "2023-11-16 18:15:46.6805900,4,4", "soon,4,4"]
     (tmp_path / "trace.csv").write_text("\n".join(lines) + "\n")
-    files = {"SHORT": tmp_path / "short.txt", "BROKEN": tmp_path / "trace.csv"}
+    price = 'price_per_hour = 0.0\ncurrency = "EUR"\ncores = 1\nwatts_per_core = 1.0\nas_of = 2026-11-25\n'
+    (tmp_path / "prices.toml").write_text(f"[free]\n{price}")
+    files = {"FREE": tmp_path / "prices.toml", "SHORT": tmp_path / "short.txt", "BROKEN": tmp_path / "trace.csv"}
     given = [files.get(word, word) for word in words]
     assert complaint in burnish("optimize", "builtin", tmp_path / "best", *given).complaint
     assert not (tmp_path / "best").exists()

@@ -27,7 +27,7 @@ def test_up_searches_once_and_again_when_told(burnish: Run, tiny_folder: Path, p
         assert burnish("verify", kept[0], "--json").json["passed"]  # what would be served is there and sound
 
     second = burnish("up", model, "--data", prose, *WORDS, "--json")
-    assert second.json["report"] == first["report"]
+    assert second.json == first
     assert "Figures of an earlier search" in second.err
 
     moved = tmp_path / "moved"
@@ -55,3 +55,7 @@ def test_a_damaged_variant_is_found_again(burnish: Run, tiny_folder: Path, prose
     second = burnish("up", tiny_folder, "--data", prose, *WORDS, "--json")
     assert "Figures of an earlier search" not in second.err
     assert is_whole(kept)
+
+
+def test_what_needs_a_price_is_refused(burnish: Run, tiny_folder: Path) -> None:
+    assert "cost needs the price" in burnish("up", tiny_folder, "--objective", "cost").complaint

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from burnish.measure.machine import this_machine
-from burnish.measure.operations import Step, Work, places, stored_bytes, total, work
+from burnish.measure.operations import Step, Work, places, stored_bytes, work
 from burnish.measure.roofline import Ceilings, ProductRate, ReadRate
 from burnish.plan.lower import lower
 from burnish.plan.ops import Attend, Embed, Linear
@@ -90,5 +90,5 @@ def test_rates_between_the_sizes_measured_lie_between_theirs() -> None:
 
 
 def test_work_adds_up() -> None:
-    assert total([Work(1.0, 2.0, 3.0), Work(10.0, 20.0, 30.0)]) == Work(11.0, 22.0, 33.0)
+    assert Work(1.0, 2.0, 3.0) + Work(10.0, 20.0, 30.0) == Work(11.0, 22.0, 33.0)
     assert Work(6.0, 4.0, 20.0).intensity == 2.0

@@ -12,7 +12,7 @@ from burnish.compress.recipes import RECIPES
 from burnish.core.errors import BurnishError, OutOfMemory, OutOfTime
 from burnish.measure.limits import parse_limits
 from burnish.measure.quality import Passage, QualityConfig
-from burnish.optimize.candidates import Candidate, settings, weights
+from burnish.optimize.candidates import Candidate, is_own, settings, weights
 from burnish.optimize.lab import Half
 from burnish.optimize.report import page, plain
 from burnish.optimize.search import Asked, Outcome, Search, Tried
@@ -170,6 +170,11 @@ def test_one_that_fails_harms_nobody(fault: BurnishError) -> None:
     found = run(KnownLab(FAST | {"int8": Truth(fault=fault)}), *FAST)
     assert found.chosen == "int4-g32"
     assert found_of(found, "int8").reason == fault.message
+
+
+def test_own_weights_are_known_by_name() -> None:
+    assert is_own(Candidate(recipe=None, keys="int8").name)
+    assert not is_own(Candidate(recipe="int8").name)
 
 
 def test_the_model_itself_must_be_measured() -> None:

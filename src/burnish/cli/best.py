@@ -29,7 +29,7 @@ from burnish.measure.quality import Passage, QualityConfig
 from burnish.models.checkpoint import raw_config
 from burnish.models.families import read_config
 from burnish.models.locate import locate
-from burnish.optimize.candidates import OWN, weights
+from burnish.optimize.candidates import is_own, weights
 from burnish.optimize.deliver import REPORT, deliver
 from burnish.optimize.lab import BLOCK, Bench, Half, ProcessLab
 from burnish.optimize.report import page, plain
@@ -74,7 +74,7 @@ def earlier(order: Order) -> dict[str, Any] | None:
     wanted = (order.asked.objective, order.asked.max_loss, list(map(str, order.asked.limits)))
     path = locate(order.model)
     is_same = asked == wanted and kept == _conditions(order, path, _passage(order.model, order.text, order.max_tokens))
-    return report if is_same and (report["chosen"] == OWN or is_whole(order.out)) else None
+    return report if is_same and (is_own(report["chosen"]) or is_whole(order.out)) else None
 
 
 def find_best(order: Order, *, quiet: bool) -> dict[str, Any]:
@@ -94,8 +94,9 @@ def find_best(order: Order, *, quiet: bool) -> dict[str, Any]:
     known = [] if is_compressed or order.calibration is None else shapes(read_config(raw_config(path)))
     try:
         found = Search(lab, order.asked, halves, partial(_tell, lab, quiet)).run(candidates, known)
-    except BurnishError:  # of the model itself: there is nothing to go on with
-        shutil.rmtree(work)
+    except BurnishError:
+        if not lab.has_figures:  # of the model itself: there is nothing to go on with
+            shutil.rmtree(work)
         raise
     bounds = f"{order.time_limit_s:.0f} s, {order.memory_bytes / 2**20:.0f} MiB"
     took = {"limits of the search": bounds, "it took": f"{time.monotonic() - begun_s:.0f} s"}

@@ -88,7 +88,7 @@ def optimize(
             objective=wanted,
             max_loss=max_loss,
             limits=limits,
-            concurrency=max(users, 2) if trace else users,
+            concurrency=users,
             cores=1 if config.threads is not None else len(os.sched_getaffinity(0)),
         ),
         text=data or held_out_text(),
@@ -130,11 +130,15 @@ def parse_objective(name: str) -> Objective:
 
 def _price(machine: str | None, prices: Path | None, objective: Objective, limits: tuple[Limit, ...]) -> float:
     """An hour of the machine; 0 where nobody asks for costs. Raises ``BadSettings``."""
+    is_asked = COST in (FIGURE_OF[objective], *(one.name for one in limits))
     if machine is not None:
-        return read_prices(prices).of(machine).price_per_hour
+        price = read_prices(prices).of(machine).price_per_hour
+        if is_asked and not price:
+            raise BadSettings(f"machine {machine!r} costs nothing", remedy="Give its price, or another objective")
+        return price
     if prices is not None:
         raise BadSettings("--prices is a book of many machines", remedy="Name one of them with --machine")
-    if COST in (FIGURE_OF[objective], *(one.name for one in limits)):
+    if is_asked:
         raise BadSettings("cost needs the price of a machine", remedy="Name one of the price book with --machine")
     return 0.0
 

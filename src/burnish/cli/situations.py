@@ -40,8 +40,10 @@ def situation_of(said: Described, max_positions: int, *, timed: bool = False, sp
         raise BadSettings("--traffic already says how long requests are", remedy="Leave one of them out")
     if timed and said.traffic is not None and said.concurrency is not None:
         raise BadSettings("--traffic already says when requests come", remedy="Leave --concurrency out")
-    if said.requests is not None and said.requests < 1:
-        raise BadSettings(f"--requests {said.requests} is wrong", remedy="Use 1 or more")
+    for name in ("requests", "prompt_tokens", "output_tokens"):
+        value = getattr(said, name)
+        if value is not None and value < 1:
+            raise BadSettings(f"--{name.replace('_', '-')} {value} is wrong", remedy="Use 1 or more")
     if not speed > 0:
         raise BadSettings(f"--speed {speed} is wrong", remedy="Use more than 0")
     users = said.concurrency if said.concurrency is not None else (1 if said.traffic is None else BUSY)

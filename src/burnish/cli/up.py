@@ -5,7 +5,7 @@ import shutil
 import sys
 import tomllib
 from dataclasses import dataclass, replace
-from json import dumps
+from json import dumps, loads
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -22,11 +22,12 @@ from burnish.cli.situations import Described, situation_of
 from burnish.cli.variants import make_cache, variants_folder
 from burnish.core.errors import BadSettings
 from burnish.core.memory import free_bytes
-from burnish.measure.diagnose import Diagnosis, diagnose_plan
+from burnish.kernels.native import native
+from burnish.measure.diagnose import diagnose_plan
 from burnish.models.checkpoint import raw_config
 from burnish.models.families import read_config
 from burnish.models.locate import held_out_text, locate
-from burnish.optimize.candidates import OWN
+from burnish.optimize.candidates import is_own
 from burnish.optimize.deliver import ENGINE
 from burnish.optimize.search import Asked
 from burnish.service.server import bind
@@ -34,7 +35,7 @@ from burnish.service.server import bind
 app = typer.Typer(add_completion=False)
 
 MAX_TOKENS = 16_384  # of the text
-BEST = "best"
+BEST, FINDINGS = "best", "findings.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +43,7 @@ class Found:
     """What was found, and where what is to be served lies."""
 
     report: dict[str, Any]
+    findings: list[dict[str, Any]]  # of the diagnosis of the model as it is, the greatest gain first
     folder: Path  # with the settings of the engine
     served: Path
 
@@ -68,6 +70,8 @@ def up(
     """Diagnose a model, search for its best variant on this machine, and serve that."""
     if not max_loss >= 0:
         raise BadSettings(f"--max-loss {max_loss} is no share", remedy="Use 0 or more: 0.01 is 1 %")
+    if objective == "cost":
+        raise BadSettings("cost needs the price of a machine", remedy="Use burnish optimize with --machine")
     path = locate(model)
     configured = server_settings(settings, api_keys=api_key, threads=threads)
     if not only_measure:
@@ -97,8 +101,7 @@ def up(
         copies_parent=False,
     )
     found = find(order, path, again=again, quiet=json)
-    diagnosis = None if json and not only_measure else _diagnosed(order, path, quiet=json)
-    _tell(found.report, diagnosis, json=json)
+    _tell(found, json=json)
     if not only_measure:
         options = [f"--name={served_name(model, path)}", f"--host={host}", f"--port={port}"]
         given = {"--threads": threads, "--settings": settings}
@@ -108,39 +111,42 @@ def up(
 
 def find(order: Order, model: Path, *, again: bool, quiet: bool) -> Found:
     """The best variant, of an earlier search if it asked the same under the same conditions."""
-    report = None if again else earlier(order)
+    report = None if again or not (order.out / FINDINGS).is_file() else earlier(order)
     if report is None:
         make_cache(order.out.parent)
         fresh = replace(order, out=order.out.with_name(f"{BEST}.new"))
         shutil.rmtree(fresh.out, ignore_errors=True)
         report = find_best(fresh, quiet=quiet)
+        findings = _diagnosed(order, model, quiet=quiet)
+        (fresh.out / FINDINGS).write_text(dumps(findings), encoding="utf-8")
         shutil.rmtree(order.out, ignore_errors=True)
         fresh.out.replace(order.out)
     else:
+        findings = loads((order.out / FINDINGS).read_text(encoding="utf-8"))
         err.print("[dim]Figures of an earlier search on this machine; --again searches anew.[/]")
-    is_own = str(report["chosen"]).partition(",")[0] == OWN
-    return Found(report=report, folder=order.out, served=model if is_own else order.out)
+    served = model if is_own(report["chosen"]) else order.out
+    return Found(report=report, findings=findings, folder=order.out, served=served)
 
 
-def _diagnosed(order: Order, model: Path, *, quiet: bool) -> Diagnosis | None:
-    """What bounds the model as it is; None where nothing can be measured."""
+def _diagnosed(order: Order, model: Path, *, quiet: bool) -> list[dict[str, Any]]:
+    """What would help the model as it is, the greatest gain first; nothing where there are no native kernels."""
+    if native() is None:
+        return []
     with progress("Diagnosing", quiet=quiet):
-        try:
-            return diagnose_plan(open_plan(model), order.config, order.fitted.situation)
-        except BadSettings:  # without native kernels
-            return None
+        found = diagnose_plan(open_plan(model), order.config, order.fitted.situation)
+    return [as_plain(finding) for finding in found.findings if finding.gain > 0]
 
 
-def _tell(report: dict[str, Any], diagnosis: Diagnosis | None, *, json: bool) -> None:
-    findings = [] if diagnosis is None else [finding for finding in diagnosis.findings if finding.gain > 0]
+def _tell(found: Found, *, json: bool) -> None:
+    report = found.report
     if json:
-        print_json(
-            {"best": report["chosen"], "reason": report["reason"], "report": report, "findings": as_plain(findings)}
-        )
+        best = {"best": report["chosen"], "reason": report["reason"]}
+        print_json(best | {"report": report, "findings": found.findings})
         return
     out.print(report_table(report))
-    for finding in findings[:1]:
-        out.print(escape(f"As it is, {finding.bottleneck} bounds it: {finding.evidence}."), highlight=False)
+    for finding in found.findings[:1]:
+        told = f"As it is, {finding['bottleneck']} bounds it: {finding['evidence']}."
+        out.print(escape(told), highlight=False)
     out.print(escape(f"Best: {report['reason']}."), highlight=False)
 
 

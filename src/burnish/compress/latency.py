@@ -12,13 +12,11 @@ from statistics import median
 from types import ModuleType
 from typing import NamedTuple
 
-import torch
-
 from burnish.core.errors import BadSettings
 from burnish.core.records import LatencyRecord, ProductCost
 from burnish.kernels.native import best_body, native
-from burnish.kernels.tiles import PANEL, Tiles, pack_codes, pack_floats
-from burnish.kernels.timing import TimedProduct
+from burnish.kernels.tiles import Tiles
+from burnish.kernels.timing import TimedProduct, random_panel
 from burnish.models.formats.base import WeightFormat
 from burnish.models.formats.integer import IntegerFormat
 
@@ -107,10 +105,7 @@ class _Like(NamedTuple):
 
 def _panel(product: Product, weight_format: WeightFormat) -> Tiles:
     """One panel of a random weight."""
-    packed = weight_format.random(PANEL, product.inputs, torch.Generator().manual_seed(0))
     if not isinstance(weight_format, IntegerFormat):
-        return pack_floats(packed["weight"].numpy(), "bf16")
-    codes, scales, zeros = weight_format.restore(packed)
-    return pack_codes(
-        codes.numpy(), scales.float().numpy(), None if zeros is None else zeros.numpy(), weight_format.kind
-    )
+        return random_panel("bf16", product.inputs)
+    group = weight_format.group_size or 0
+    return random_panel(weight_format.kind, product.inputs, group, asymmetric=weight_format.asymmetric)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from burnish.kernels.tiles import ALIGNMENT, PANEL, Tiles, pack_floats, tile_bytes
+from burnish.kernels.tiles import ALIGNMENT, PANEL, Kind, Tiles, pack_codes, pack_floats, tile_bytes
 
 WORKING_BYTES = 128 << 20  # beyond the caches
 MAX_COPIES = 512
@@ -88,6 +88,22 @@ class TimedProduct:
         )
         seconds: list[float] = self._program.seconds
         return sum(seconds[2:]) / len(self._copies)  # behind those of embedding and norm
+
+
+def random_panel(kind: Kind, inputs: int, group: int = 0, *, asymmetric: bool = False) -> Tiles:
+    """A panel of a weight as the kernels take it; ``group`` 0: one scale per output."""
+    random = np.random.default_rng(0)
+    if kind in ("f32", "f16", "bf16"):
+        values = random.integers(-64, 64, (PANEL, inputs)).astype(np.float32) / np.float32(64)  # exact in every kind
+        return pack_floats(values, kind)
+    highest = 128 if kind != "int4" else 8
+    codes = random.integers(-highest, highest, (PANEL, inputs)).astype(np.int8)
+    if kind == "sparse8":
+        codes[:, ::2] = 0
+    num_groups = inputs // (group or (inputs if kind != "int4" else 32))
+    zeros = np.full((PANEL, num_groups), 8, np.int8) if asymmetric else None
+    scales = np.full((PANEL, num_groups), 1 / 64, np.float32)
+    return pack_codes(codes + np.int8(8) if asymmetric else codes, scales, zeros, kind)
 
 
 def _copies(outputs: int, panel: Tiles, num_weights: int) -> list[NDArray[np.uint8]]:

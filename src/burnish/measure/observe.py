@@ -76,7 +76,7 @@ class Observed:
     queue_s: tuple[float, ...]  # of every request, until its first step
     served: tuple[Served, ...]  # every request
     num_preemptions: int
-    peak_blocks: int  # in use or holding what may be used again
+    peak_blocks: int  # in use; what only holds a prefix that may come again is free to be taken
 
     @property
     def output_tokens(self) -> int:
@@ -122,7 +122,8 @@ def observe(
 ) -> Observed:
     """Run the situation once. Prompts are random, so nothing is found in the prefix cache.
 
-    ``progress``: (requests done, in all). Raises ``BadRequest`` for a request that does not fit the model or the pool.
+    ``progress``: (requests done, in all). Raises ``BadRequest`` for a request that does not fit the model or the pool,
+    ``BadSettings`` for a situation that is too long to be recorded.
     """
     engine = Engine(plan, None, config, clock=clock)
     warm_up(engine, plan.shape.vocab_size)
@@ -139,12 +140,13 @@ def observe(
         arrivals.num_open -= ended
         num_done += ended
         queue_s += [event.queue_s for event in events if isinstance(event, StartEvent)]
-        load = engine.load()
-        peak = max(peak, load.used_blocks + load.cached_blocks)
+        peak = max(peak, engine.load().used_blocks)
         if progress is not None and ended:
             progress(num_done, len(situation.requests))
     seconds = arrivals.now()
     engine.stop_recording()
+    if recorder.is_full:
+        raise BadSettings(f"the situation takes {MAX_STEPS:,} steps or more", remedy="Give fewer or shorter requests")
     return Observed(
         situation=situation,
         config=engine.config,

@@ -3,7 +3,6 @@
 Shapes: R rows (tokens of a step), S sequences, E hidden width, H query heads, G key/value heads, D head width.
 """
 
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from burnish.core.types import KeyKind
 from burnish.kernels.tiles import Kind, Tiles
-from burnish.plan.ops import Attend, Embed, Gather, Keys, Linear, Operation, Plan, Softcap, StepInputs
+from burnish.plan.ops import Attend, Embed, Gather, Keys, Linear, Operation, Plan, Softcap
 
 FLOAT = 4  # bytes
 Role = Literal["qkv", "out", "up", "down", "head", "attention", "other"]
@@ -33,11 +32,6 @@ class Step(NamedTuple):
     def is_decode(self) -> bool:
         """Whether every sequence has one row."""
         return bool((self.query_lens == 1).all())
-
-
-def step_of(inputs: StepInputs) -> Step:
-    """The shape of what an executor was given."""
-    return Step(inputs.query_lens.copy(), inputs.context_lens.copy(), len(inputs.last_rows))
 
 
 class Work(NamedTuple):
@@ -140,8 +134,3 @@ def _seen(step: Step, window: int | None) -> tuple[int, int]:
         for rows, context in zip(lens.tolist(), contexts.tolist(), strict=True)
     )
     return int(read), pairs
-
-
-def total(works: Sequence[Work]) -> Work:
-    """All of them together."""
-    return sum(works, Work())

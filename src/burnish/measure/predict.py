@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 from burnish.kernels.native import best_body
 from burnish.kernels.tiles import Kind, Tiles
-from burnish.kernels.timing import TimedProduct
-from burnish.measure.roofline import random_panel
+from burnish.kernels.timing import TimedProduct, random_panel
 from burnish.plan.ops import Linear, Plan
 
 RUNS = 15
@@ -38,11 +37,6 @@ class Storage(NamedTuple):
 def storage_of(weight: Tiles) -> Storage:
     """How a weight lies."""
     return Storage(weight.kind, weight.group, weight.asymmetric)
-
-
-class _Shape(NamedTuple):
-    outputs: int
-    inputs: int
 
 
 class Predictor:

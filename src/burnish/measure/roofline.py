@@ -19,8 +19,8 @@ from burnish import __version__
 from burnish.core.errors import BadSettings
 from burnish.core.folders import cache_folder
 from burnish.kernels.native import best_body, native
-from burnish.kernels.tiles import PANEL, Kind, Tiles, pack_codes, pack_floats
-from burnish.kernels.timing import TimedProduct
+from burnish.kernels.tiles import Kind
+from burnish.kernels.timing import TimedProduct, random_panel
 from burnish.measure.machine import Machine, this_machine
 from burnish.measure.operations import Work
 
@@ -134,19 +134,3 @@ def _product_rate(kind: Kind, module: ModuleType, threads: int, body: str) -> Pr
     """The best of several runs: others on the machine only ever make it slower."""
     timed = TimedProduct(OUTPUTS, random_panel(kind, INPUTS), 1, module, threads=threads, body=body, max_rows=ROWS)
     return ProductRate(kind, ROWS * OUTPUTS * INPUTS / min(timed.run(ROWS) for _ in range(RUNS)))
-
-
-def random_panel(kind: Kind, inputs: int, group: int = 0, *, asymmetric: bool = False) -> Tiles:
-    """A panel of a weight as the kernels take it; ``group`` 0: one scale per output."""
-    random = np.random.default_rng(0)
-    if kind in ("f32", "f16", "bf16"):
-        values = random.integers(-64, 64, (PANEL, inputs)).astype(np.float32) / np.float32(64)  # exact in every kind
-        return pack_floats(values, kind)
-    highest = 128 if kind != "int4" else 8
-    codes = random.integers(-highest, highest, (PANEL, inputs)).astype(np.int8)
-    if kind == "sparse8":
-        codes[:, ::2] = 0
-    num_groups = inputs // (group or (inputs if kind != "int4" else 32))
-    zeros = np.full((PANEL, num_groups), 8, np.int8) if asymmetric else None
-    scales = np.full((PANEL, num_groups), 1 / 64, np.float32)
-    return pack_codes(codes + np.int8(8) if asymmetric else codes, scales, zeros, kind)

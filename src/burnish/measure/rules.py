@@ -204,8 +204,8 @@ def _gain(scene: Scene, seconds: float) -> float:
 
 def _reading(scene: Scene, products: list[OperationTime]) -> str:
     """How fast weights are read, beside how fast memory of that size is."""
-    seconds, read = sum(time.reading_s for time in products), 0.0
-    read = sum(time.work.weight_bytes for time in products if time.reading_s)
+    seconds = sum(time.reading_s for time in products)
+    read = sum(time.work.weight_bytes * time.reading_s / time.seconds for time in products if time.reading_s)
     rate, limit = read / seconds, scene.ceilings.read_rate(scene.model_bytes)
     share = seconds / scene.observed.seconds
     return f"reading weights takes {share:.0%} of the time: {rate / 1e9:.1f} of {limit / 1e9:.1f} GB/s"

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from burnish.core.profile import SAMPLE, UPDATE, StepRecord
 from burnish.measure.observe import Observed, forward_s, shape_of
-from burnish.measure.operations import Place, Role, Step, Work, kind_of, places, work
+from burnish.measure.operations import Place, Step, Work, kind_of, places, work
 from burnish.measure.predict import Predictor, Storage
 from burnish.measure.roofline import Ceilings
 from burnish.plan.ops import Embed, Linear, Plan
@@ -70,10 +70,6 @@ class Scene:
     def model_bytes(self) -> float:
         """What a step reads from end to end: all weights."""
         return float(self.plan.num_bytes)
-
-    def seconds_of(self, *roles: Role) -> float:
-        """Seconds of the operations with these roles."""
-        return sum(time.seconds for time in self.operations if time.place.role in roles)
 
     @cached_property
     def slimmed(self) -> tuple[tuple[int, Linear], ...]:

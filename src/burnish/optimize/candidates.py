@@ -42,6 +42,11 @@ class Candidate:
         )
 
 
+def is_own(name: str) -> bool:
+    """Whether a candidate of that name has the model's own weights."""
+    return name.partition(",")[0] == OWN
+
+
 def weights(*, has_data: bool, is_compressed: bool) -> list[Candidate]:
     """Recipes in the order in which they are tried; a model that is compressed already is only served otherwise."""
     names = () if is_compressed else (*FREE, *(CALIBRATED if has_data else ()))

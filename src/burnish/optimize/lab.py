@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from burnish.core.errors import OutOfTime
 from burnish.engine.config import EngineConfig
-from burnish.measure.bootstrap import MIN_DOCUMENTS, bootstrap_interval
-from burnish.measure.intervals import Interval, mean_interval
+from burnish.measure.intervals import Interval
 from burnish.measure.observe import Situation
 from burnish.measure.quality import Passage
 from burnish.optimize.candidates import Candidate
@@ -80,6 +79,11 @@ class ProcessLab:
         file = self._folder / ROUNDS_FILE
         found: dict[str, dict[str, Figures]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         return found
+
+    @property
+    def has_figures(self) -> bool:
+        """Whether anything was served, in this life of the search or an earlier one."""
+        return any(self._rounds.values())
 
     @property
     def seconds_left(self) -> float:
@@ -152,7 +156,7 @@ class ProcessLab:
             found = serve(
                 order,
                 self._bench.tried_module,
-                timeout_s=self.seconds_left,
+                timeout_s=self._timeout_s,
                 memory_bytes=self._bench.memory_bytes,
             )
             self._step_s = max(self._step_s, self._clock() - begun_s)
@@ -186,12 +190,11 @@ class Half:
         blocks = np.arange(count) // BLOCK
         drawn = np.random.default_rng(seed).permutation(blocks[-1] + 1)
         self.is_in = (drawn[blocks] % 2 == 0) == is_first
-        self._documents = np.array(passage.documents, np.int64) if passage.documents else np.zeros(count, np.int64)
+        self._passage = passage
 
     def __call__(self, losses: NDArray[np.float64], own: NDArray[np.float64]) -> Interval:
         """Perplexity over the model's own, minus 1; of the first tokens alone where only those were read."""
         where = self.is_in[: len(losses)]
-        differences, documents = (losses - own)[where], self._documents[: len(losses)][where]
-        enough = len(np.unique(documents)) >= MIN_DOCUMENTS
-        found = bootstrap_interval(differences, documents) if enough else mean_interval(differences)
-        return found.exp().shifted(-1)
+        documents = np.array(self._passage.documents, np.int64)[: len(losses)]
+        part = self._passage._replace(documents=tuple(documents[where].tolist()) if len(documents) else ())
+        return part.mean((losses - own)[where]).exp().shifted(-1)

@@ -143,7 +143,7 @@ class Search:
         better = self._better_half(screened)
         self._lab.until(SET)
         passed = [one for one in better if one.verdict == "pass"]
-        better += self._around((passed or better or [own])[:1])
+        better += self._around((passed or better or [own])[0])
         self._lab.until(READ)
         finalists = [one for one in better if self._reads_all(one)]
         self._lab.until(1.0)
@@ -200,27 +200,20 @@ class Search:
 
     def _better_half(self, screened: list[Tried]) -> list[Tried]:
         """The better half by the objective; the others fall out."""
-        ordered = sorted(screened, key=lambda one: -goodness(self._ratio(one), self._asked.objective))
+        ordered = sorted(screened, key=self._goodness, reverse=True)
         count = max(LEAST_KEPT, -(-len(ordered) // 2))
         for one in ordered[count:]:
             one.reason = "slower in the first round" if self._asked.objective != "memory" else "larger at first sight"
         return ordered[:count]
 
-    def _around(self, best_so_far: list[Tried]) -> list[Tried]:
-        """Other settings of the engine that look better at first sight."""
-        found = []
-        for base in best_so_far:
-            for candidate in settings(base.candidate, cores=self._asked.cores, concurrency=self._asked.concurrency):
-                other = self._screen(candidate)
-                if other.reason:
-                    continue
-                if goodness(self._ratio(other), self._asked.objective) > goodness(
-                    self._ratio(base), self._asked.objective
-                ):
-                    found.append(other)
-                else:
-                    other.reason = f"no better than {base.name}"
-        return found
+    def _around(self, base: Tried) -> list[Tried]:
+        """Other settings of the engine for the same weights that look better at first sight."""
+        candidates = settings(base.candidate, cores=self._asked.cores, concurrency=self._asked.concurrency)
+        screened = [one for one in map(self._screen, candidates) if not one.reason]
+        for one in screened:
+            if self._goodness(one) <= self._goodness(base):
+                one.reason = f"no better than {base.name}"
+        return [one for one in screened if not one.reason]
 
     def _reads_all(self, one: Tried) -> bool:
         """Whether a candidate keeps the loss on all of the text that is searched, or on what there was time to read."""
@@ -255,6 +248,9 @@ class Search:
         rounds, own = _in_turn(one), _in_turn(self._own)
         return ratio(rounds, own[: len(rounds)], FIGURE_OF[self._asked.objective])
 
+    def _goodness(self, one: Tried) -> float:
+        return goodness(self._ratio(one), self._asked.objective)
+
     def _weigh(self, one: Tried) -> Weighed:
         assert one.loss is not None
         figures = medians(_in_turn(one)) | {"size_mb": one.size_mb, "loss_ratio": one.loss.value}
@@ -264,25 +260,17 @@ class Search:
         """The best of those that keep the limits and, on text that was not looked at, the loss."""
         by_name = {one.name: one for one in (self._own, *finalists)}
         weighed = [self._weigh(one) for one in by_name.values()]
-        own, left = weighed[0], list(weighed)
+        left = list(weighed)
         while kept := [one for one in left if not broken(self._asked.limits, one.figures)]:
             chosen = best(kept, self._asked.objective)
             if self._is_confirmed(by_name[chosen.name]):
-                return self._outcome(own, weighed, chosen)
+                return self._outcome(weighed, chosen=chosen.name, reason=self._reason(chosen))
             left.remove(chosen)
         near = min(left, key=lambda one: distance(self._asked.limits, one.figures))
         unmet = tuple(broken(self._asked.limits, near.figures))
         told = ", ".join(f"{limit} ({near.figures[limit.name]:.4g} at best)" for limit in unmet)
-        return Outcome(
-            own=own,
-            tried=(self._own, *self._tried),
-            weighed=tuple(weighed),
-            pareto=tuple(pareto(weighed)),
-            chosen=None,
-            reason=f"nothing keeps {told}; {near.name} comes nearest",
-            nearest=near.name,
-            unmet=unmet,
-        )
+        reason = f"nothing keeps {told}; {near.name} comes nearest"
+        return self._outcome(weighed, chosen=None, reason=reason, nearest=near.name, unmet=unmet)
 
     def _is_confirmed(self, one: Tried) -> bool:
         if one.confirmed is None:
@@ -292,22 +280,34 @@ class Search:
         one.reason = f"loses up to {one.confirmed.high:.2%} on text the search had not seen"
         return False
 
-    def _outcome(self, own: Weighed, weighed: list[Weighed], chosen: Weighed) -> Outcome:
+    def _reason(self, chosen: Weighed) -> str:
+        """Why it was chosen; a gain is told only where it is shown."""
         figure = TOLD_AS[self._asked.objective]
         gain, kept = goodness(chosen.ratio, self._asked.objective), f"a loss of {self._asked.max_loss:.2%}"
-        if chosen.name == own.name:
-            reason = f"nothing that keeps {kept} is shown to have a better {figure}"
-        elif is_gain(chosen.ratio, self._asked.objective):
-            reason = f"{chosen.name} has the best {figure} of what keeps {kept}: {gain:.2f} times as good as before"
-        else:
-            reason = f"{chosen.name} keeps {kept} and is the smallest; no better {figure} is shown"
+        if chosen.name == self._own.name:
+            return f"nothing that keeps {kept} is shown to have a better {figure}"
+        if is_gain(chosen.ratio, self._asked.objective):
+            return f"{chosen.name} has the best {figure} of what keeps {kept}: {gain:.2f} times as good as before"
+        return f"{chosen.name} keeps {kept} and is the smallest; no better {figure} is shown"
+
+    def _outcome(
+        self,
+        weighed: list[Weighed],
+        *,
+        chosen: str | None,
+        reason: str,
+        nearest: str | None = None,
+        unmet: tuple[Limit, ...] = (),
+    ) -> Outcome:
         return Outcome(
-            own=own,
+            own=weighed[0],
             tried=(self._own, *self._tried),
             weighed=tuple(weighed),
             pareto=tuple(pareto(weighed)),
-            chosen=chosen.name,
+            chosen=chosen,
             reason=reason,
+            nearest=nearest,
+            unmet=unmet,
         )
 
 
