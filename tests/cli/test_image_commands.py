@@ -177,7 +177,6 @@ def test_what_does_not_belong_together_is_refused(burnish: Run, network: Path, d
     (tmp_path / "text.pt").write_bytes(b"hello world")
     for words, fault in (
         (("compress", network, out, "--target", "gguf"), "runs decoders, no networks for images"),
-        (("compress", "builtin-draft", out, "--target", "onnx"), "no decoders"),
         (("compress", network, out, "--float-activations", "head"), "--float-activations keeps inputs"),
         (("compress", network, out, "--recipe", tmp_path / "r.toml"), "unknown key 'spared'"),
         (("compress", network, out, "--recipe", tmp_path / "n.toml"), "unknown pass ['rtn']"),

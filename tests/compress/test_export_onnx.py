@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from burnish.cli.compress import write_variant
 from burnish.cli.export import write_export
 from burnish.compress.chain import encoder_chain
-from burnish.core.errors import BadSettings
 from burnish.models.encoder_checkpoint import LoadedEncoder, load_encoder, save_encoder
 from burnish.models.golden import embeddings_of
 from tests.models.test_encoder import made_by_transformers
@@ -104,9 +103,3 @@ def test_bytes_times_bytes_do_not_saturate(folder: Path, tmp_path: Path) -> None
     found = by_onnx_runtime(tmp_path / "out.onnx")
     lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(ours, axis=1)
     assert ((found * ours).sum(1) / lengths).min() > 0.995
-
-
-def test_a_decoder_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadSettings, match="is neither an encoder nor a network for images; --to onnx writes no other"):
-        write_export(tiny_folder, tmp_path / "out.onnx", "onnx", silent)
-    assert not (tmp_path / "out.onnx").exists()

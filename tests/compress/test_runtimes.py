@@ -47,9 +47,9 @@ def test_every_recipe_runs_somewhere_and_every_refusal_names_one_that_runs() -> 
         ("int8", ("cpu", "gpu", "gguf", "onnx")),
         ("int8-w8a8-smoothquant", ("cpu", "gpu", "gguf", "onnx")),
         ("int3-gptq-g64", ("cpu", "gguf", "onnx")),
-        ("mixed-5bit-gptq", ("cpu", "gguf")),
-        ("int4-qat-g128", ("cpu", "gpu", "gguf")),
-        ("shrink-25", ("cpu", "gpu", "gguf")),
+        ("mixed-5bit-gptq", ("cpu", "gguf", "onnx")),
+        ("int4-qat-g128", ("cpu", "gpu", "gguf", "onnx")),
+        ("shrink-25", ("cpu", "gpu", "gguf", "onnx")),
         ("int8-w8a8-static", ("cpu", "gpu", "onnx")),
         ("channels-25", ("cpu", "onnx")),
         ("wanda-2:4", ("cpu", "gpu", "gguf", "onnx")),
@@ -76,10 +76,10 @@ def test_what_recipes_run_on(recipe: str, targets: tuple[str, ...]) -> None:
             "Nearest that does: recipe 'int4-gptq-g128', format int4-g128",
         ),
         (
-            "shrink-25",
-            "onnx",
-            "recipe 'shrink-25' is for decoders, none of which onnx (ONNX Runtime, by burnish export --to onnx) runs. "
-            "Nearest that does: recipe 'channels-25'",
+            "channels-25",
+            "gguf",
+            "recipe 'channels-25' is for networks for images, none of which gguf "
+            "(llama.cpp, by burnish export --to gguf) runs. Nearest that does: recipe 'wanda-50'",
         ),
     ],
 )

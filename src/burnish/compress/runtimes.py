@@ -56,9 +56,7 @@ RUNTIMES = {
     "gguf": Runtime(
         about="llama.cpp, by burnish export --to gguf", formats=_WHOLE | {"dense"}, kinds=frozenset(KINDS[:1])
     ),
-    "onnx": Runtime(
-        about="ONNX Runtime, by burnish export --to onnx", formats=_WHOLE | {"dense"}, kinds=frozenset(KINDS[1:])
-    ),
+    "onnx": Runtime(about="ONNX Runtime, by burnish export --to onnx", formats=_WHOLE | {"dense"}),
 }
 
 

@@ -124,7 +124,7 @@ class Decoder(nn.Module):
     def rotations(self, positions: Tensor) -> list[Rotation | None]:
         """What each layer rotates queries and keys by; layers of one kind share it."""
         rotations = {local: self._rotation(positions, local) for local in self._localities()}
-        return [rotations[self._is_local(layer)] for layer in range(self.config.num_layers)]
+        return [rotations[self.is_local(layer)] for layer in range(self.config.num_layers)]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (R, E) -> logits (R, V), float32."""
@@ -132,11 +132,12 @@ class Decoder(nn.Module):
         cap = self.config.logit_softcap
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
-    def _is_local(self, layer: int) -> bool:
+    def is_local(self, layer: int) -> bool:
+        """Whether a layer rotates by the table of layers with a window."""
         return self.config.window_rope_theta is not None and self.config.window(layer) is not None
 
     def _localities(self) -> set[bool]:
-        return {self._is_local(layer) for layer in range(self.config.num_layers)}
+        return {self.is_local(layer) for layer in range(self.config.num_layers)}
 
     def _rotation(self, positions: Tensor, local: bool) -> Rotation | None:
         if self.config.learned_positions:

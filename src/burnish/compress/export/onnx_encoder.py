@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from burnish.compress.export.onnx_graph import FLOAT, Graph, linear
+from burnish.compress.export.onnx_graph import FLOAT, Graph, activation, linear
 from burnish.compress.export.target import Progress
 from burnish.models.encoder import Encoder, EncoderBlock
 from burnish.models.layers.attention import Attention
@@ -45,7 +45,7 @@ def _encoder(graph: Graph, encoder: Encoder, moved: Progress) -> None:
     blocks = [block for block in encoder.layers if isinstance(block, EncoderBlock)]
     for done, block in enumerate(blocks):
         x = _norm(graph, graph.node("Add", x, _attention(graph, x, block.attn, bias)), block.attn_norm)
-        inner = _activation(graph, linear(graph, x, block.mlp.up_proj), encoder.config.activation)
+        inner = activation(graph, linear(graph, x, block.mlp.up_proj), encoder.config.activation)
         x = _norm(graph, graph.node("Add", x, linear(graph, inner, block.mlp.down_proj)), block.mlp_norm)
         moved(done + 1, len(blocks))
     x = graph.node("Identity", x, out="last_hidden_state")
@@ -87,12 +87,6 @@ def _attention(graph: Graph, x: str, attention: Attention, bias: str) -> str:
 def _norm(graph: Graph, x: str, norm: LayerNorm) -> str:
     weight, bias = (graph.constant(part.detach().float()) for part in (norm.weight, norm.bias))
     return graph.node("LayerNormalization", x, weight, bias, axis=-1, epsilon=float(norm.eps))
-
-
-def _activation(graph: Graph, x: str, name: str) -> str:
-    if name == "relu":
-        return graph.node("Relu", x)
-    return graph.node("Gelu", x, approximate="tanh" if name == "gelu_tanh" else "none")
 
 
 def _pool(graph: Graph, encoder: Encoder, x: str, mask: str) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET = 21  # the first in which groups of inputs can have scales of their own
-IR_VERSION = 10
+IR_VERSIONS = {OPSET: 10, 23: 11}
 FLOAT = 1  # ONNX's word for float32
 _NIBBLE = 4  # bits
 _MIDDLE = 128  # what signed codes are moved by to be bytes of 0 to 255
@@ -51,20 +51,23 @@ class Graph:
         self._nodes.append(helper.make_node(operator, list(inputs), [name], name=name, **attributes))
         return name
 
-    def nodes(self, operator: str, *inputs: str, outputs: int) -> list[str]:
+    def nodes(self, operator: str, *inputs: str, outputs: int, **attributes: Any) -> list[str]:
         """One operator with several outputs."""
+        names = [f"{operator}_{len(self._nodes)}_{index}" for index in range(outputs)]
+        self.named(operator, *inputs, outputs=names, **attributes)
+        return names
+
+    def named(self, operator: str, *inputs: str, outputs: Sequence[str], **attributes: Any) -> None:
+        """One operator with several outputs of these names."""
         from onnx import helper
 
-        names = [f"{operator}_{len(self._nodes)}_{index}" for index in range(outputs)]
-        self._nodes.append(helper.make_node(operator, list(inputs), names, name=f"{operator}_{len(self._nodes)}"))
-        return names
+        name = f"{operator}_{len(self._nodes)}"
+        self._nodes.append(helper.make_node(operator, list(inputs), list(outputs), name=name, **attributes))
 
     def constant(self, values: Tensor, *, told: bool = True) -> str:
         """A tensor of the file, in its own type; a half keeps its size there."""
-        from onnx import numpy_helper
-
         name = f"constant_{len(self._constants)}"
-        self._constants.append(numpy_helper.from_array(values.contiguous().numpy(), name))
+        self._constants.append(_tensor(values.contiguous(), name))
         if told:
             self.types[str(values.dtype).removeprefix("torch.")] += 1
         return name
@@ -90,7 +93,7 @@ class Graph:
             self._scalars[key] = self.constant(found, told=False)
         return self._scalars[key]
 
-    def model(self, name: str, inputs: "Declared", outputs: "Declared") -> "onnx.ModelProto":
+    def model(self, name: str, inputs: "Declared", outputs: "Declared", *, opset: int = OPSET) -> "onnx.ModelProto":
         """The whole, with its inputs and outputs declared."""
         from onnx import helper
 
@@ -101,9 +104,20 @@ class Graph:
             [helper.make_tensor_value_info(*one) for one in outputs],
             self._constants,
         )
-        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="burnish")
-        made.ir_version = IR_VERSION
+        domains = {node.domain for node in self._nodes} - {""}
+        opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in sorted(domains))]
+        made = helper.make_model(graph, opset_imports=opsets, producer_name="burnish")
+        made.ir_version = IR_VERSIONS[opset]
         return made
+
+
+def _tensor(values: Tensor, name: str) -> "onnx.TensorProto":
+    from onnx import TensorProto, helper, numpy_helper
+
+    if values.dtype != torch.bfloat16:  # which numpy lacks
+        return numpy_helper.from_array(values.numpy(), name)
+    raw = values.view(torch.int16).numpy().tobytes()
+    return helper.make_tensor(name, TensorProto.BFLOAT16, list(values.shape), raw, raw=True)
 
 
 class GivenBytes(NamedTuple):
@@ -132,6 +146,15 @@ def linear(graph: Graph, x: str, layer: Linear) -> str:
     else:
         product = graph.node("MatMul", rounded(graph, x, layer), weight(graph, layer))
     return bias_of(graph, product, layer)
+
+
+def activation(graph: Graph, x: str, name: str) -> str:
+    """x through the function that ``models.layers.mlp`` knows by that name."""
+    if name == "relu":
+        return graph.node("Relu", x)
+    if name == "silu":
+        return graph.node("Mul", x, graph.node("Sigmoid", x))
+    return graph.node("Gelu", x, approximate="tanh" if name == "gelu_tanh" else "none")
 
 
 def bias_of(graph: Graph, out: str, layer: Linear, *, places: int = 0) -> str:
