@@ -43,7 +43,7 @@ class Aim(NamedTuple):
     """A loss of perplexity that was aimed at, on every text."""
 
     what: str
-    recipes: tuple[str, ...]  # the one of least KL counts
+    recipes: tuple[str, ...]  # the one counts that loses least on the text on which it loses most
     at_most: float
 
 
@@ -104,7 +104,7 @@ def _aim(aim: Aim, measured: Measured) -> str:
     begin = f"- {aim.what}, at most {100 * aim.at_most:.1f} %"
     if not there:
         return f"{begin}: not measured"
-    best = min(there, key=lambda name: divergence(measured[name]))
+    best = min(there, key=lambda name: max(measured[name][text]["loss_ratio"]["value"] for text in TEXTS))
     chosen = f" (`{best}`)" if len(aim.recipes) > 1 else ""
     told = [f"{text} {_verdict(measured[best][text]['loss_ratio'], aim.at_most)}" for text in TEXTS]
     return f"{begin}{chosen}: {'; '.join(told)}"
