@@ -26,9 +26,9 @@ from burnish.compress.calibration import CalibrationConfig, read_calibration
 from burnish.compress.chain import HEAD, decoder_chain
 from burnish.compress.recipes import find_recipe
 from burnish.compress.statistics import Flow, observe, through
-from burnish.measure.corpus import read_corpus
 from burnish.measure.intervals import Interval
-from burnish.measure.quality import Passage, QualityConfig, fed_windows, prepare
+from burnish.measure.quality.corpus import read_corpus
+from burnish.measure.quality.perplexity import Passage, QualityConfig, fed_windows, prepare
 from burnish.models.checkpoint import load_decoder
 from burnish.models.families import FAMILIES
 from burnish.models.gguf.names import ARCHITECTURES

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from burnish.measure.gate import judge_loss
 from burnish.measure.intervals import Interval
+from burnish.measure.quality.gate import judge_loss
 from scripts.measured import CALIBRATION, TEXTS, costs, mebibytes, text_list
 
 METHODS = ("", "-imatrix", "-gptq", "-awq", "-awq-gptq", "-autoround")

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from burnish.assemble import RANDOM, open_measured
 from burnish.cli.variants import find_variant
 from burnish.engine.config import EngineConfig
-from burnish.measure.diagnose import Diagnosis, diagnose_plan
+from burnish.measure.diagnose.diagnosis import Diagnosis, diagnose_plan
+from burnish.measure.diagnose.observe import Lengths, Situation, observe
+from burnish.measure.diagnose.rules import Finding
 from burnish.measure.machine import this_machine
-from burnish.measure.observe import Lengths, Situation, observe
-from burnish.measure.rules import Finding
 from burnish.models.locate import locate
 from burnish.plan.ops import Plan
 from scripts.measured import DOCS, ROOT

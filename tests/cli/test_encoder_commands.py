@@ -12,7 +12,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from burnish.assemble import load_checked_encoder
 from burnish.core.errors import VerificationFailed
-from burnish.measure.embeddings import resemblance
+from burnish.measure.quality.embeddings import resemblance
 from burnish.models.golden import embeddings_of
 from burnish.models.tokenizer import load_tokenizer
 from burnish.registry.artifact import read_manifest

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Run
-from tests.measure.fake_server import Fake, fake
+from tests.measure.load.fake_server import Fake, fake
 
 QUICK = ("--users", 2, "--requests", 6, "--output-tokens", 3)
 

@@ -16,8 +16,8 @@ from burnish.compress.export import onnx as onnx_target
 from burnish.compress.export.onnx_decoder import CONTRIB
 from burnish.core.errors import BadSettings
 from burnish.core.types import Sampling
-from burnish.measure.corpus import read_corpus
-from burnish.measure.quality import QualityConfig, fed_windows, prepare, token_losses
+from burnish.measure.quality.corpus import read_corpus
+from burnish.measure.quality.perplexity import QualityConfig, fed_windows, prepare, token_losses
 from burnish.models.checkpoint import load_decoder, save_checkpoint
 from burnish.models.golden import golden_logits
 from burnish.models.locate import held_out_text, locate

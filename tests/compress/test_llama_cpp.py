@@ -16,8 +16,8 @@ from burnish.assemble import open_plan
 from burnish.cli.compress import write_variant
 from burnish.cli.export import write_export
 from burnish.core.types import Sampling
-from burnish.measure.corpus import read_corpus
-from burnish.measure.quality import Passage, QualityConfig, fed_windows, prepare, token_losses
+from burnish.measure.quality.corpus import read_corpus
+from burnish.measure.quality.perplexity import Passage, QualityConfig, fed_windows, prepare, token_losses
 from burnish.models.checkpoint import load_decoder
 from burnish.models.golden import golden_logits
 from burnish.models.locate import held_out_text, locate

@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from burnish.measure.arrivals import Traffic
-from burnish.measure.latency import summarise
-from burnish.measure.load import run_load
-from burnish.measure.probe import find_target
+from burnish.measure.load.arrivals import Traffic
+from burnish.measure.load.latency import summarise
+from burnish.measure.load.probe import find_target
+from burnish.measure.load.run import run_load
 from tests.service.conformance import metrics
 
 

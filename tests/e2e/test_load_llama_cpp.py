@@ -10,10 +10,10 @@ from urllib.request import urlopen
 
 import pytest
 
-from burnish.measure.arrivals import Traffic
-from burnish.measure.latency import LoadReport, summarise
-from burnish.measure.load import run_load
-from burnish.measure.probe import find_target
+from burnish.measure.load.arrivals import Traffic
+from burnish.measure.load.latency import LoadReport, summarise
+from burnish.measure.load.probe import find_target
+from burnish.measure.load.run import run_load
 from tests.e2e.processes import until
 
 BINARY = os.environ.get("LLAMA_SERVER")

@@ -11,7 +11,7 @@ import pytest
 from burnish.cli.tried import TRIED
 from burnish.core.errors import BadRequest, BurnishError, OutOfMemory, OutOfTime
 from burnish.engine.config import EngineConfig
-from burnish.measure.observe import Lengths, Situation
+from burnish.measure.diagnose.observe import Lengths, Situation
 from burnish.models.locate import held_out_text, locate
 from burnish.optimize.candidates import Candidate
 from burnish.optimize.lab import Bench, ProcessLab

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from burnish.compress.recipes import RECIPES
 from burnish.core.errors import BurnishError, OutOfMemory, OutOfTime
 from burnish.measure.limits import parse_limits
-from burnish.measure.quality import Passage, QualityConfig
+from burnish.measure.quality.perplexity import Passage, QualityConfig
 from burnish.optimize.candidates import Candidate, is_own, settings, weights
 from burnish.optimize.lab import Half
 from burnish.optimize.report import page, plain

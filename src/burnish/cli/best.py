@@ -23,9 +23,9 @@ from burnish.cli.tried import TRIED
 from burnish.compress.recipes import find_recipe
 from burnish.core.errors import BadSettings, BurnishError
 from burnish.engine.config import EngineConfig
-from burnish.measure.corpus import read_corpus
 from burnish.measure.machine import this_machine
-from burnish.measure.quality import Passage, QualityConfig
+from burnish.measure.quality.corpus import read_corpus
+from burnish.measure.quality.perplexity import Passage, QualityConfig
 from burnish.models.checkpoint import raw_config
 from burnish.models.families import read_config
 from burnish.models.locate import locate

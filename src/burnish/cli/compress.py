@@ -25,9 +25,9 @@ from burnish.compress.runtimes import KINDS, RUNTIMES, refuse_kind, refuse_unfit
 from burnish.core.errors import BadSettings, nearest
 from burnish.core.memory import free_bytes, own_bytes, parse_bytes
 from burnish.core.records import QualityRecord
-from burnish.measure.corpus import Corpus, read_corpus
 from burnish.measure.intervals import Interval
-from burnish.measure.quality import QualityConfig
+from burnish.measure.quality.corpus import Corpus, read_corpus
+from burnish.measure.quality.perplexity import QualityConfig
 from burnish.models import llama2c
 from burnish.models.gguf import location as gguf_location
 from burnish.models.locate import locate

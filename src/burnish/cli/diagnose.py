@@ -12,9 +12,9 @@ from burnish.cli.options import SettingsFile, Threads, server_settings
 from burnish.cli.output import AsJson, as_plain, out, print_json, progress
 from burnish.cli.situations import Described, situation_of
 from burnish.core.errors import BadSettings
-from burnish.measure.diagnose import Diagnosis, diagnose_plan
-from burnish.measure.pictures import write_pictures
-from burnish.measure.scene import OperationTime, by_stage
+from burnish.measure.diagnose.diagnosis import Diagnosis, diagnose_plan
+from burnish.measure.diagnose.pictures import write_pictures
+from burnish.measure.diagnose.scene import OperationTime, by_stage
 
 app = typer.Typer(add_completion=False)
 

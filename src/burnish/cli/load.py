@@ -7,11 +7,11 @@ import typer
 
 from burnish.cli.load_result import LoadResult, fail, judge, load_table, refuse_unwritable, write_result
 from burnish.cli.output import AsJson, out, print_json, progress
-from burnish.measure.arrivals import Traffic
-from burnish.measure.latency import REQUEST_FIGURES, RUN_FIGURES, summarise
 from burnish.measure.limits import parse_limits
-from burnish.measure.load import run_load
-from burnish.measure.probe import find_target
+from burnish.measure.load.arrivals import Traffic
+from burnish.measure.load.latency import REQUEST_FIGURES, RUN_FIGURES, summarise
+from burnish.measure.load.probe import find_target
+from burnish.measure.load.run import run_load
 
 app = typer.Typer(add_completion=False)
 

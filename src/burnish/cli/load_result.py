@@ -11,10 +11,10 @@ from rich.table import Table
 
 from burnish.cli.output import as_plain, err
 from burnish.core.errors import BadSettings, Unavailable, VerificationFailed
-from burnish.measure.arrivals import Traffic
-from burnish.measure.completions import Dialect
-from burnish.measure.latency import SPREADS, LoadReport, Record
 from burnish.measure.limits import Limit, is_kept
+from burnish.measure.load.arrivals import Traffic
+from burnish.measure.load.completions import Dialect
+from burnish.measure.load.latency import SPREADS, LoadReport, Record
 
 BUSY_SHARE = 0.5  # a client that computes more than this of the time is late itself
 

@@ -18,11 +18,11 @@ from burnish.cli.quality_embeddings import EmbeddingsReport, assess_embeddings, 
 from burnish.cli.quality_images import ImagesReport, assess_images, images_table
 from burnish.core.errors import BadSettings, VerificationFailed
 from burnish.core.types import KeyKind
-from burnish.measure.corpus import Corpus, read_corpus
-from burnish.measure.gate import Verdict, judge_loss
 from burnish.measure.intervals import Interval
-from burnish.measure.logits import DEFAULT_KEYS
-from burnish.measure.quality import (
+from burnish.measure.quality.corpus import Corpus, read_corpus
+from burnish.measure.quality.gate import Verdict, judge_loss
+from burnish.measure.quality.logits import DEFAULT_KEYS
+from burnish.measure.quality.perplexity import (
     Comparison,
     Likeness,
     Passage,
@@ -34,7 +34,7 @@ from burnish.measure.quality import (
     prepare,
     token_losses,
 )
-from burnish.measure.quality import quality as judge
+from burnish.measure.quality.perplexity import quality as judge
 from burnish.models.decoder import Decoder
 from burnish.models.encoder_checkpoint import is_encoder
 from burnish.models.locate import locate

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from burnish.assemble import open_plan
 from burnish.cli.output import add_intervals, progress
-from burnish.measure.choices import Answers, accuracy, answer, contest, read_items, spread
 from burnish.measure.intervals import Interval
+from burnish.measure.quality.choices import Answers, accuracy, answer, contest, read_items, spread
 from burnish.models.checkpoint import empty_decoder, raw_config
 from burnish.models.locate import locate
 from burnish.models.tokenizer import load_tokenizer

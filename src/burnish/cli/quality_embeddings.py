@@ -13,8 +13,8 @@ from burnish.assemble import load_checked_encoder
 from burnish.cli.output import progress
 from burnish.core.documents import Text, read_documents
 from burnish.core.errors import BadSettings
-from burnish.measure.embeddings import MIN_TEXTS, resemblance
 from burnish.measure.intervals import Interval
+from burnish.measure.quality.embeddings import MIN_TEXTS, resemblance
 from burnish.models.golden import embeddings_of
 from burnish.models.locate import locate
 from burnish.models.tokenizer import load_tokenizer

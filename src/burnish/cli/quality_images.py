@@ -14,9 +14,9 @@ from burnish.assemble import load_checked_vision
 from burnish.cli.output import add_intervals, progress
 from burnish.core.errors import BadSettings
 from burnish.core.images import Images, read_images
-from burnish.measure.choices import accuracy, contest
-from burnish.measure.classes import MIN_IMAGES, likeness, right_answers
 from burnish.measure.intervals import Interval
+from burnish.measure.quality.choices import accuracy, contest
+from burnish.measure.quality.classes import MIN_IMAGES, likeness, right_answers
 from burnish.models.locate import locate
 
 BATCH = 64

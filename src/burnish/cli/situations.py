@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from burnish.core.errors import BadSettings
-from burnish.measure.arrivals import read_traffic
-from burnish.measure.observe import Lengths, Situation
+from burnish.measure.diagnose.observe import Lengths, Situation
+from burnish.measure.load.arrivals import read_traffic
 
 REQUESTS_PER_USER = 4
 FROM_TRACE = 32  # requests of a trace, unless told otherwise

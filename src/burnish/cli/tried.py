@@ -13,8 +13,8 @@ def judge(order: Reading) -> int:
     from pathlib import Path
 
     from burnish.cli.quality import passage_of
-    from burnish.measure.corpus import read_corpus
-    from burnish.measure.quality import QualityConfig, token_losses
+    from burnish.measure.quality.corpus import read_corpus
+    from burnish.measure.quality.perplexity import QualityConfig, token_losses
     from burnish.models.locate import locate
 
     config = QualityConfig(max_tokens=order.max_tokens)

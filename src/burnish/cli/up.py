@@ -23,7 +23,7 @@ from burnish.cli.variants import make_cache, variants_folder
 from burnish.core.errors import BadSettings
 from burnish.core.memory import free_bytes
 from burnish.kernels.native import native
-from burnish.measure.diagnose import diagnose_plan
+from burnish.measure.diagnose.diagnosis import diagnose_plan
 from burnish.models.checkpoint import raw_config
 from burnish.models.families import read_config
 from burnish.models.locate import held_out_text, locate

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from burnish.core.errors import OutOfTime
 from burnish.engine.config import EngineConfig
+from burnish.measure.diagnose.observe import Situation
 from burnish.measure.intervals import Interval
-from burnish.measure.observe import Situation
-from burnish.measure.quality import Passage
+from burnish.measure.quality.perplexity import Passage
 from burnish.optimize.candidates import Candidate
 from burnish.optimize.trial import Reading, Serving, read, run_watched, serve
 from burnish.optimize.weigh import Figures

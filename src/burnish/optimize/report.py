@@ -83,7 +83,7 @@ def _picture(report: dict[str, Any], timed: Sequence[dict[str, Any]]) -> str:
     """What every candidate loses and what it gains, as the source of an image."""
     from matplotlib.figure import Figure
 
-    from burnish.measure.pictures import drawn
+    from burnish.measure.diagnose.pictures import drawn
 
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     axes = figure.subplots()

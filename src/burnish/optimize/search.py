@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burnish.core.errors import BurnishError, OutOfTime
-from burnish.measure.gate import Verdict, judge_loss
 from burnish.measure.intervals import Interval
 from burnish.measure.limits import Limit
+from burnish.measure.quality.gate import Verdict, judge_loss
 from burnish.optimize.candidates import Candidate, settings
 from burnish.optimize.shapes import Sized, promising
 from burnish.optimize.weigh import (

@@ -27,8 +27,8 @@ from burnish.core.profile_summary import summarize
 from burnish.core.types import KeyKind
 from burnish.engine.config import EngineConfig
 from burnish.engine.engine import Plan
+from burnish.measure.diagnose.observe import Situation, observe
 from burnish.measure.memory import peak_rss_bytes
-from burnish.measure.observe import Situation, observe
 
 Open = Callable[[str], Plan]
 Judge = Callable[["Reading"], int]

@@ -1,0 +1,1 @@
+"""Which bottleneck holds a model back on this machine, and what would help."""

@@ -1,0 +1,1 @@
+"""Traffic on a server, and what its users would see."""
