@@ -1,0 +1,290 @@
+"""Search the built-in model on many splits of a text, hold every choice against what it could have been, and write
+docs/search.md.
+
+    python -m scripts.write_search [--splits N] [--max-tokens N] [--rounds N] [--work FOLDER] [--data FOLDER]
+
+Every recipe that can be made without learning, and is not known to lose more than the largest loss allowed, is made,
+reads all of the text and serves in turn with the model itself; then the search of ``burnish optimize`` runs once per
+split and allowed loss on those figures. A split keeps a third of the text from its search, by which the choice is
+judged. What lies in the folder ``--work`` is not made or measured again. Nothing else should run while it serves.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from burnish.cli.compress import model_bytes
+from burnish.cli.quality import passage_of
+from burnish.cli.situations import Described, situation_of
+from burnish.cli.tried import TRIED
+from burnish.compress.passes.autoround import AutoRound
+from burnish.compress.passes.whole import WholePass
+from burnish.compress.recipe import Recipe
+from burnish.compress.recipes import RECIPES, find_recipe
+from burnish.compress.runtimes import runtimes_of
+from burnish.core.memory import free_bytes
+from burnish.engine.config import EngineConfig
+from burnish.measure.intervals import Interval
+from burnish.measure.machine import this_machine
+from burnish.measure.quality.corpus import read_corpus
+from burnish.measure.quality.gate import judge_loss
+from burnish.measure.quality.perplexity import Passage, QualityConfig
+from burnish.models.checkpoint import raw_config
+from burnish.models.families import read_config
+from burnish.models.locate import locate
+from burnish.optimize.candidates import Candidate, settings, weights
+from burnish.optimize.lab import BLOCK, PART, Bench, Half, ProcessLab
+from burnish.optimize.search import ROUNDS, Asked, Outcome, Search
+from burnish.optimize.weigh import FIGURE_OF, Figures, Objective, is_gain, ratio
+from scripts.measured import CALIBRATION, DOCS, SHARED, TEXTS
+
+TEXT = TEXTS["stories"]
+ALLOWED = (0.01, 0.02)  # losses
+THIRDS = 3
+OBJECTIVE: Objective = "latency"
+HOURS = 6 * 3600.0  # no limit for what has to be made once
+
+HEAD = """# What searches choose, and what they could have chosen
+
+Written by `scripts/write_search.py` on {machine}: the built-in model, requests of 128 tokens in and 32 out one after
+the other, judged by {tokens:,} tokens of `{text}`. {splits} times a third of the text, drawn by blocks of {block}
+tokens, was kept from the search; what it chose was then judged there. Losses are read once and parted anew in every
+split; times are those of one series of rounds in turn, in which all that a search may ask for took part.
+
+## Choices on text that the search did not see
+
+Loss: perplexity over the model's own, minus 1, with its 95 % interval, on the third that was kept back.
+
+| allowed | chosen | splits | loss on the third kept back, least to most | at most the loss allowed |
+|---:|---|---:|---:|---:|
+"""
+NAMED_HEAD = """
+## Against every named recipe
+
+Every recipe with a name that needs no learning, runs here and is not shown to lose more than {most:.0%} on this text
+(docs/compression.json); learned ones are stored in the formats of these, and serve as fast as they do. Times: median
+time of a request over the model's own, the mean of {rounds} rounds in turn with its 95 % interval, none of them seen by
+a search. A recipe keeps a loss where the interval on all of the text lies below it.
+
+| recipe | loss | time | keeps |
+|---|---:|---:|---|
+"""
+
+
+class Row(NamedTuple):
+    """One search and how its choice did on what was kept back."""
+
+    allowed: float
+    seed: int
+    chosen: Candidate
+    kept_back: Interval
+
+
+class SplitLab:
+    """A lab that shows one split's part of the text. Everything was measured beforehand. Wears Lab."""
+
+    def __init__(self, lab: ProcessLab, is_shown: NDArray[np.bool_]) -> None:
+        self._lab, self._is_shown = lab, is_shown
+
+    def make(self, candidate: Candidate) -> float:
+        """As the lab it wraps."""
+        return self._lab.make(candidate)
+
+    def losses(self, candidate: Candidate, *, whole: bool) -> NDArray[np.float64]:
+        """Of the tokens that are shown, or of the first of them."""
+        shown = self._lab.losses(candidate, whole=True)[self._is_shown]
+        return shown if whole else shown[: len(shown) // PART]
+
+    def serve(self, candidate: Candidate, number: int) -> Figures:
+        """As the lab it wraps."""
+        return self._lab.serve(candidate, number)
+
+    def until(self, share: float) -> None:
+        """There is time."""
+
+    def has_time(self) -> bool:
+        """There is."""
+        return True
+
+
+def main() -> None:
+    """Measure what is missing, search, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--splits", type=int, default=20)
+    parser.add_argument("--max-tokens", type=int, default=49_152)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--work", type=Path, default=None)
+    parser.add_argument("--data", type=Path, default=SHARED)
+    parser.add_argument("--only-read", action="store_true", help="make and read, which bears a busy machine")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        passage = passage_of("builtin", read_corpus(asked.data / TEXT), QualityConfig(max_tokens=asked.max_tokens))
+        lab = _lab(asked.work or Path(name) / "work", passage, asked.data)
+        searched = [one for one in weights(has_data=True, is_compressed=False) if not _learns(one.recipe)]
+        named = [Candidate(recipe=name) for name in _named()]
+        own = Candidate(recipe=None)
+        for one in _once([own, *searched, *named]):
+            lab.make(one)
+            lab.losses(one, whole=True)
+            print(f"read {one.name}", flush=True)
+        around = [other for one in _once([own, *searched, *named]) for other in settings(one, cores=2, concurrency=1)]
+        for one in around:
+            lab.losses(one, whole=True)
+        if asked.only_read:
+            return
+        _serve(lab, _once([own, *searched, *named, *around]), range(asked.rounds + 1))
+        rows = [_searched(lab, passage, searched, allowed, seed) for allowed in ALLOWED for seed in range(asked.splits)]
+        judged = _once([own, *searched, *named, *(row.chosen for row in rows)])
+        again = range(asked.rounds + 1, 2 * asked.rounds + 1)
+        _serve(lab, judged, again)
+        head = HEAD.format(
+            machine=this_machine().cpu,
+            tokens=len(passage.tokens),
+            text=Path(TEXT).name,
+            splits=asked.splits,
+            block=BLOCK,
+        )
+        written = head + _choices(rows) + _against(lab, passage, judged, again, rows)
+    (DOCS / "search.md").write_text(written, encoding="utf-8")
+    print(written)
+
+
+def _serve(lab: ProcessLab, candidates: Sequence[Candidate], rounds: range) -> None:
+    for number in rounds:
+        for one in candidates:
+            lab.serve(one, number)
+        print(f"served round {number}", flush=True)
+
+
+def _learns(name: str | None) -> bool:
+    return name is not None and _is_learned(find_recipe(name))
+
+
+def _is_learned(recipe: Recipe) -> bool:
+    return any(isinstance(step, AutoRound) or (isinstance(step, WholePass) and step.learns) for step in recipe.passes)
+
+
+def _named() -> list[str]:
+    """Recipes of the page on compression that run here, need not learn and are not shown to lose too much."""
+    known = json.loads((DOCS / "compression.json").read_text(encoding="utf-8"))["recipes"]
+    return [
+        name
+        for name, found in known.items()
+        if found["stories"]["loss_ratio"]["low"] <= max(ALLOWED)
+        and not _is_learned(RECIPES[name])
+        and "cpu" in runtimes_of(RECIPES[name])
+    ]
+
+
+def _once(candidates: Sequence[Candidate]) -> list[Candidate]:
+    return list({one.name: one for one in candidates}.values())
+
+
+def _lab(folder: Path, passage: Passage, data: Path) -> ProcessLab:
+    def compress(recipe: str, out: Path) -> Sequence[str]:
+        words = [
+            sys.executable,
+            "-m",
+            "burnish.cli.main",
+            "compress",
+            "builtin",
+            str(out),
+            "--recipe",
+            recipe,
+            "--json",
+        ]
+        needs = find_recipe(recipe).needs.data
+        return [*words, "--calibration", str(data / CALIBRATION)] if needs else words
+
+    path = locate("builtin")
+    bench = Bench(
+        model=path,
+        model_mb=model_bytes(path) / 1e6,
+        text=data / TEXT,
+        max_tokens=len(passage.tokens),
+        situation=situation_of(Described(), read_config(raw_config(path)).max_positions).situation,
+        config=EngineConfig(),
+        compress=compress,
+        tried_module=TRIED,
+        price_per_hour=1.0,
+        memory_bytes=free_bytes(),
+    )
+    return ProcessLab(bench, folder, {"tokens": len(passage.tokens)}, time_limit_s=HOURS)
+
+
+def _searched(lab: ProcessLab, passage: Passage, candidates: Sequence[Candidate], allowed: float, seed: int) -> Row:
+    """One search on two thirds of the text."""
+    assert not passage.documents, "a single book"
+    count = len(passage.tokens) - (passage.bos is None)
+    blocks = np.arange(count) // BLOCK
+    drawn = np.random.default_rng([seed, 7]).permutation(blocks[-1] + 1)
+    is_shown = drawn[blocks] % THIRDS > 0
+    part = passage._replace(tokens=passage.tokens[: int(is_shown.sum()) + (passage.bos is None)])  # its length counts
+    halves = (Half(part, seed=seed, is_first=True), Half(part, seed=seed, is_first=False))
+    asked = Asked(objective=OBJECTIVE, max_loss=allowed, cores=len(os.sched_getaffinity(0)))
+    found: Outcome = Search(SplitLab(lab, is_shown), asked, halves).run(candidates)
+    assert found.chosen is not None
+    chosen = next(one.candidate for one in found.tried if one.name == found.chosen)
+    change = lab.losses(chosen, whole=True) - lab.losses(Candidate(recipe=None), whole=True)
+    return Row(allowed, seed, chosen, passage.mean(change[~is_shown]).exp().shifted(-1))
+
+
+def _choices(rows: Sequence[Row]) -> str:
+    """What was chosen how often, and what it lost where no search had looked."""
+    written = ""
+    for allowed in ALLOWED:
+        of_it = [row for row in rows if row.allowed == allowed]
+        for name, count in Counter(row.chosen.name for row in of_it).most_common():
+            losses = sorted((row.kept_back for row in of_it if row.chosen.name == name), key=lambda one: one.value)
+            within = sum(one.value <= allowed for one in losses)
+            cells = (f"{allowed:.0%}", name, str(count), f"{_told(losses[0])} to {_told(losses[-1])}")
+            written += f"| {' | '.join(cells)} | {within} of {count} |\n"
+    return written
+
+
+def _against(lab: ProcessLab, passage: Passage, judged: Sequence[Candidate], rounds: range, rows: Sequence[Row]) -> str:
+    """Every recipe in fresh rounds, and whether one of them is shown to be better than a choice."""
+    own = lab.losses(judged[0], whole=True)
+    losses = {one.name: passage.mean(lab.losses(one, whole=True) - own).exp().shifted(-1) for one in judged[1:]}
+    times = {one.name: _time(lab, one, judged[0], rounds) for one in judged[1:]}
+    written = NAMED_HEAD.format(most=max(ALLOWED), rounds=len(rounds))
+    for name in sorted(times, key=lambda name: times[name].value):
+        keeps = ", ".join(f"{allowed:.0%}" for allowed in ALLOWED if _keeps(losses[name], allowed))
+        time = f"{times[name].value:.3f} ± {(times[name].high - times[name].low) / 2:.3f}"
+        written += f"| {name} | {_told(losses[name])} | {time} | {keeps} |\n"
+    written += "\n"
+    for allowed, name in sorted({(row.allowed, row.chosen.name) for row in rows}):
+        chosen = next(one for one in judged if one.name == name)
+        others = [one for one in judged[1:] if one.name != name and _keeps(losses[one.name], allowed)]
+        ratios = {one.name: _time(lab, one, chosen, rounds) for one in others}
+        better = [other for other, found in ratios.items() if is_gain(found, OBJECTIVE)]
+        told = f"shown to be faster: {', '.join(better)}" if better else "none is shown to be faster"
+        written += f"- {allowed:.0%} allowed, `{name}` against the {len(others)} others that keep it: {told}.\n"
+    return written
+
+
+def _keeps(loss: Interval, allowed: float) -> bool:
+    return judge_loss(loss, allowed) == "pass"
+
+
+def _time(lab: ProcessLab, one: Candidate, other: Candidate, rounds: range) -> Interval:
+    """The median time of a request over another's, in the same rounds."""
+    ours, theirs = ([lab.serve(each, number) for number in rounds] for each in (one, other))
+    return ratio(ours, theirs, FIGURE_OF[OBJECTIVE])
+
+
+def _told(loss: Interval) -> str:
+    return f"{100 * loss.value:+.2f} ± {50 * (loss.high - loss.low):.2f} %"
+
+
+if __name__ == "__main__":
+    main()
