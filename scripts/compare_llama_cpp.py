@@ -36,10 +36,10 @@ from burnish.models.gguf.write_tensors import stored_name
 from burnish.models.locate import locate
 from burnish.models.tensor_names import linears
 from burnish.models.tokenizer import load_tokenizer
-from scripts.measured import CALIBRATION, DOCS, ROOT, SHARED, TEXTS
+from scripts.measured import DOCS, EACH, MIXTURE, ROOT, SHARED, TEXTS, mixed_text
 
 PYTHON = ROOT / "benchmarks" / ".envs" / "llama_cpp" / "bin" / "python"
-RECIPES = ("int4-g32", "int4-gptq-g32", "int4-awq-gptq-g32", "int4-autoround-g32")
+RECIPES = ("int4-g32", "int4-gptq-g32", "int4-awq-gptq-g32", "int4-autoround-g32", "int4-qat-g32")
 THEIRS = {"q4_0": "llama.cpp Q4_0, imatrix", "q4_k": "llama.cpp Q4_K, imatrix"}
 PARENT = "F16"
 
@@ -47,8 +47,9 @@ HEAD_TEXT = """# Four bits against llama.cpp's
 
 Written by `scripts/compare_llama_cpp.py`: the built-in model, every matrix in 4.5 bits a weight and the embeddings in
 Q8_0, all files scored by llama.cpp on the same {max_tokens:,} tokens of each text (windows of 512, stride 256).
-llama.cpp's own quantizer was given the importance matrix of the same calibration text (128 samples of 512 tokens of
-`{calibration}`) that our recipes were calibrated with. Loss: perplexity over that of the F16 file, minus 1; KL: of the
+llama.cpp's own quantizer was given the importance matrix of the same text that our recipes were calibrated with: 128
+samples of 512 tokens, drawn from the first {each:,} characters of each of {calibration}; learned weights learn from all
+of it. Loss: perplexity over that of the F16 file, minus 1; KL: of the
 F16 file's distribution from the file's, in thousandths of a nat per token; each ± half of its 95 % interval. A model of
 this size gains and loses perplexity by luck, which KL does not.
 
@@ -88,7 +89,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = asked.work or Path(name)
         folder.mkdir(exist_ok=True)
-        files = _files(folder, asked.recipes, asked.data / CALIBRATION)
+        calibration = folder / "calibration.txt"
+        calibration.write_text(mixed_text(asked.data), encoding="utf-8")
+        files = _files(folder, asked.recipes, calibration)
         passages = {text: _passage(asked.data / path, asked.max_tokens) for text, path in TEXTS.items()}
         found = {
             file: {text: _scores(path, passages[text], files[PARENT]) for text in TEXTS} for file, path in files.items()
@@ -188,7 +191,8 @@ def _page(found: Found, sizes: Mapping[str, int], passages: Mapping[str, Passage
         cells = [_against(found[best][text], found[theirs][text], passages[text]) for text in TEXTS]
         duels.append(f"| {' | '.join([theirs, *cells])} |")
     told = {"texts": " | ".join(TEXTS), "rules": "---:|" * len(TEXTS)}
-    head = HEAD_TEXT.format(max_tokens=max_tokens, calibration=Path(CALIBRATION).name, **told)
+    sources = ", ".join(f"`{Path(name).name}`" for name in MIXTURE)
+    head = HEAD_TEXT.format(max_tokens=max_tokens, calibration=sources, each=EACH, **told)
     below = BEST_TEXT.format(best=best, **told)
     return head + "\n".join(rows) + "\n" + below + "\n".join(duels) + "\n"
 

@@ -21,6 +21,12 @@ TEXTS = {
     "Shakespeare": "text/tinyshakespeare/input.txt",
 }
 CALIBRATION = "text/tinystories/tinystories_train_head.part1.txt"
+MIXTURE = (
+    CALIBRATION,
+    "text/wikipedia-excerpt/wiki.utf8",
+    "text/public-domain-stories/robert-louis-stevenson_treasure-island.txt",
+)
+EACH = 360_000  # characters of each text of the mixture
 
 
 class Ran(NamedTuple):
@@ -57,6 +63,11 @@ def hashes(data: Path) -> dict[str, str]:
     """SHA-256 of the calibration data and of every text."""
     paths = {"calibration": data / CALIBRATION} | {name: data / path for name, path in TEXTS.items()}
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()}
+
+
+def mixed_text(data: Path) -> str:
+    """Text of several kinds to calibrate with; none of it is measured by."""
+    return "\n\n".join((data / path).read_text(encoding="utf-8")[:EACH] for path in MIXTURE)
 
 
 def compressed(model: str, recipe: str, out: Path, data: Path) -> dict[str, Any]:

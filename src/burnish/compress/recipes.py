@@ -135,7 +135,7 @@ _LEARNED = {
                 f"{_ABOUT[width]}, learned with the weights rounded",
                 (QuantizationAwareTraining(choice=_choice(width)),),
             )
-            for width in ("int4-g128", "int3-g128", "int2-g32")
+            for width in ("int4-g128", "int4-g32", "int3-g128", "int2-g32")
         ),
     )
 }
