@@ -6,10 +6,12 @@ import os
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from burnish.models.locate import held_out_text
 from burnish.registry.artifact import read_manifest
 from tests.cli.conftest import Run
 
@@ -30,8 +32,9 @@ QUICK = (
 
 
 def test_a_search_writes_the_chosen_variant_with_its_report(burnish: Run, tmp_path: Path) -> None:
-    out = tmp_path / "best"
+    out, begun_s = tmp_path / "best", time.monotonic()
     found = burnish("optimize", "builtin", out, *QUICK, "--objective", "memory", "--max-loss", 0.2, "--json").json
+    assert time.monotonic() - begun_s < 1.1 * 40, "the time limit"
     assert found["objective"] == "memory"
     assert found["chosen"] in {one["name"] for one in found["candidates"]}
     assert found["baseline"]["name"] == "as it is"
@@ -118,18 +121,50 @@ def test_a_search_that_is_killed_ten_times_ends_with_the_same_choice(tmp_path: P
 
     whole = start("whole")
     expected = json.loads(whole.communicate(timeout=600)[0])
-    chance = random.Random(0)
+    chance, num_alive = random.Random(0), 0
     for _ in range(10):
         broken = start("killed")
         with contextlib.suppress(subprocess.TimeoutExpired):
-            broken.wait(chance.uniform(2, 12))
+            broken.wait(chance.uniform(2, 7))
+        num_alive += broken.poll() is None
         broken.kill()
         broken.communicate()
-    last = start("killed") if not (tmp_path / "killed").exists() else broken
-    told, complaint = last.communicate(timeout=600) if last is not broken else ("", "")
+    assert num_alive == 10, "otherwise there was nothing to go on with"
+    told, complaint = start("killed").communicate(timeout=600)
     assert not complaint, complaint
     found = json.loads((tmp_path / "killed" / "report.json").read_text())
-    assert not told or json.loads(told) == found
+    assert json.loads(told) == found
     assert found["chosen"] == expected["chosen"]
     assert found["loss_ratio"] == expected["loss_ratio"]
     assert not (tmp_path / "killed.unfinished").exists()
+
+
+@pytest.mark.slow
+def test_no_step_takes_more_memory_than_allowed(tmp_path: Path) -> None:
+    """What the kernel counts of every process of the search, twenty times a second."""
+    limit = 450 * 2**20
+    (tmp_path / "text.txt").write_text(held_out_text().read_text(encoding="utf-8"))
+    words = ("--calibration", tmp_path / "text.txt", "--max-tokens", 2048, "--memory", "450MiB", "--time-limit", "90s")
+    command = [sys.executable, "-m", "burnish.cli.main", "optimize", "builtin", tmp_path / "best", *words, "--json"]
+    search = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    peak, begun_s = 0, time.monotonic()
+    while search.poll() is None:
+        children = Path(f"/proc/{search.pid}/task/{search.pid}/children")
+        with contextlib.suppress(OSError):
+            peak = max([peak, *(_resident(int(pid)) for pid in children.read_text().split())])
+        time.sleep(0.05)
+    told, complaint = search.communicate()
+    assert search.returncode == 0, complaint
+    assert time.monotonic() - begun_s < 1.1 * 90
+    assert 0 < peak <= limit
+    reasons = [one["reason"] for one in json.loads(told)["candidates"]]
+    assert any("took more than 450 MiB" in reason or "more than" in reason for reason in reasons), reasons
+    print(f"{peak / 2**20:.0f} of {limit / 2**20:.0f} MiB, {time.monotonic() - begun_s:.0f} of 90 s")
+
+
+def _resident(pid: int) -> int:
+    """Bytes of a process that no file stands behind."""
+    with contextlib.suppress(OSError):
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
+    return 0

@@ -17,7 +17,8 @@ def test_up_searches_once_and_again_when_told(burnish: Run, tiny_folder: Path, p
     assert first["best"] == first["report"]["chosen"]
     assert first["reason"] == first["report"]["reason"]
     names = [one["name"] for one in first["report"]["candidates"]]
-    assert names[:3] == ["as it is", "int8", "int4-g32"]
+    assert names[0] == "as it is"
+    assert set(names) >= {"int8", "int4-g32", "int4-g128"}, "whatever is tried first"
     assert first["findings"]
     kept = [folder for folder in (tmp_path / "cache").rglob("best") if folder.is_dir()]
     assert len(kept) == 1

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,10 @@ from burnish.compress.recipes import RECIPES
 from burnish.core.errors import BurnishError, OutOfMemory, OutOfTime
 from burnish.measure.limits import parse_limits
 from burnish.measure.quality.perplexity import Passage, QualityConfig
-from burnish.optimize.candidates import Candidate, is_own, settings, weights
+from burnish.optimize.candidates import Candidate, fastest_first, is_own, settings, weights
 from burnish.optimize.lab import Half
 from burnish.optimize.report import page, plain
-from burnish.optimize.search import Asked, Outcome, Search, Tried
+from burnish.optimize.search import Asked, Outcome, Search, Steps, Tried
 from burnish.optimize.shapes import Shape, Sized
 from burnish.optimize.weigh import NAMES
 
@@ -122,6 +123,40 @@ def test_noise_is_not_told_as_a_gain(seed: int) -> None:
     assert "times as good" not in found.reason
 
 
+def test_the_best_of_many_that_are_all_alike_is_rarely_told_as_a_gain() -> None:
+    names = (
+        "int8",
+        "int8-gptq",
+        "int8-imatrix",
+        "int4-g64",
+        "int4-g32",
+        "int4-gptq-g64",
+        "int4-awq-g64",
+        "fp8-dynamic",
+    )
+    truths = {name: Truth(1.0, 0.0, 12.0) for name in names}
+    told = sum("times as good" in run(KnownLab(truths, noise=0.3, seed=seed), *names).reason for seed in range(50))
+    assert told <= 2
+
+
+def test_a_machine_that_drifts_within_rounds_favours_nobody() -> None:
+    """Each round begins with another candidate."""
+    lab = KnownLab({name: Truth(1.0) for name in ("int8", "int4-g32", "int8-gptq")})
+    served: list[str] = []
+    serve = lab.serve
+
+    def slower_and_slower(candidate: Candidate, number: int) -> dict[str, float]:
+        served.append(candidate.name)
+        found = serve(candidate, number)
+        return found | {"p50_e2e_ms": found["p50_e2e_ms"] * (1 + 0.1 * (len(served) % 4))}
+
+    lab.serve = slower_and_slower  # type: ignore[method-assign]
+    found = run(lab, "int8", "int4-g32", "int8-gptq")
+    assert "times as good" not in found.reason
+    rounds = [served[at : at + 4] for at in range(len(served) - 20, len(served), 4)]
+    assert len({one[0] for one in rounds}) == 4
+
+
 def test_a_smaller_one_that_is_as_fast_is_taken_and_said_to_be_no_faster() -> None:
     found = run(KnownLab({"int8": Truth(1.0, 0.0, 5.0)}, noise=0.05), "int8")
     assert found.chosen == "int8"
@@ -157,6 +192,23 @@ def test_nothing_that_keeps_the_limits_names_what_comes_nearest() -> None:
     assert found.nearest == "int4-g32"
     assert [str(limit) for limit in found.unmet] == ["p95_ttft_ms<=1"]
     assert "int4-g32 comes nearest" in found.reason
+
+
+def test_halving_looks_at_the_limits_first() -> None:
+    """The only one that keeps them is the slowest of many."""
+    truths = {name: Truth(0.5, size_mb=20.0) for name in ("int4-g32", "int8-gptq", "fp8-dynamic", "int8-imatrix")}
+    truths |= {"int8": Truth(0.9, size_mb=5.0)}
+    found = run(KnownLab(truths), *truths, limits=parse_limits(["size_mb<=6"], NAMES))
+    assert found.chosen == "int8"
+    assert any("breaks size_mb<=6 in the first round" in one.reason for one in found.tried)
+
+
+def test_what_comes_nearest_may_have_fallen_out_before() -> None:
+    truths = {name: Truth(0.5, size_mb=20.0) for name in ("int4-g32", "int8-gptq", "fp8-dynamic", "int8-imatrix")}
+    truths |= {"int8": Truth(0.9, size_mb=7.0)}
+    found = run(KnownLab(truths), *truths, limits=parse_limits(["size_mb<=6"], NAMES))
+    assert found.chosen is None
+    assert found.nearest == "int8"
 
 
 def test_limits_rule_out_the_fastest() -> None:
@@ -228,6 +280,8 @@ def test_candidates_follow_what_is_there() -> None:
     assert weights(has_data=True, is_compressed=True) == []
     alone = settings(Candidate(recipe="int8"), cores=4, concurrency=1)
     assert [one.name for one in alone] == ["int8, keys int8", "int8, threads 1", "int8, threads 2"]
+    together = [one.name for one in settings(Candidate(recipe="int8"), cores=2, concurrency=8)]
+    assert {"int8, prefill share 64", "int8, max running 8", "int8, max running 4"} <= set(together)
 
 
 def test_a_smaller_shape_is_scored_taught_and_chosen_where_it_keeps_the_loss() -> None:
@@ -247,12 +301,50 @@ def test_a_smaller_shape_is_scored_taught_and_chosen_where_it_keeps_the_loss() -
     assert search.run([Candidate(recipe=name) for name in FAST], known).chosen == "int4-g32"
 
 
+def test_what_is_predicted_to_be_slow_or_known_to_lose_more_is_not_made() -> None:
+    lab = KnownLab({"int4-gptq-g32": Truth(0.5, 0.05), "int8": Truth(0.9)})
+    names = ("int8", "fp8-dynamic", "int4-gptq-g32", "int4-gptq-g128", "int3-gptq-g128")
+    search = Search(lab, Asked(objective="latency", max_loss=0.01), halves())
+    found = search.run([Candidate(recipe=name) for name in names], (), {"fp8-dynamic": 1.5, "int8": 0.9})
+    assert found.chosen == "int8"
+    assert found_of(found, "fp8-dynamic").reason == "predicted to take 1.50 times as long"
+    assert "int4-gptq-g32 loses too much already" in found_of(found, "int3-gptq-g128").reason
+    assert set(lab.asked) == {"as it is", "int8", "int4-gptq-g32", "int8, keys int8"}
+
+
+def test_what_is_predicted_to_be_fastest_is_tried_first() -> None:
+    every = weights(has_data=True, is_compressed=False)
+    ordered = fastest_first(every, {"int4-g128": 0.4, "int4-g32": 0.5, "int8": 0.7, "int3-gptq-g128": 0.3})
+    names = [one.recipe for one in ordered]
+    assert names[:4] == ["int4-g128", "int4-g32", "int8", "int3-gptq-g128"]
+    assert names[-2:] == ["shrink-25-distill-int4", "int4-qat-g128"], "what learns takes longest"
+
+
+def test_what_is_ahead_is_told_and_shrinks() -> None:
+    told: list[Steps] = []
+    search = Search(
+        KnownLab(FAST), Asked(objective="latency", max_loss=0.01), halves(), lambda _, ahead: told.append(ahead)
+    )
+    search.run([Candidate(recipe=name) for name in FAST])
+    assert told[0].makes == len(FAST)
+    assert all(later.serves <= sooner.serves for sooner, later in pairwise(told[3:]))
+    assert told[-1].makes == 0
+
+
 def test_halves_part_the_text_and_follow_the_seed() -> None:
     (one, other), (again, _), (third, _) = halves(1), halves(1), halves(2)
     assert (one.is_in != other.is_in).all()
     assert (one.is_in == again.is_in).all()
     assert (one.is_in != third.is_in).any()
-    assert 0.4 < one.is_in.mean() < 0.6
+    assert one.is_in.mean() == 0.5
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_shortest_part_that_is_read_first_lies_in_both_halves(seed: int) -> None:
+    passage = Passage(tuple(range(8 * 256)), 1, 8 * 256, QualityConfig(), ())
+    for is_first in (True, False):
+        half = Half(passage, seed=seed, is_first=is_first)
+        assert half(np.zeros(2 * 256), np.zeros(2 * 256)).value == 0
 
 
 def test_the_report_tells_what_the_search_found() -> None:

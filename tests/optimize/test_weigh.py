@@ -10,8 +10,12 @@ from burnish.optimize.weigh import NAMES, Weighed, best, broken, distance, goodn
 
 
 def weighed(name: str, value: float, half: float = 0.01, **figures: float) -> Weighed:
+    """Rounds that differ by so much, the machine's own being 100 in each."""
     usual = {"size_mb": 10.0, "loss_ratio": 0.0, "p50_e2e_ms": 100.0, "tokens_per_s": 10.0, "memory_mb": 100.0}
-    return Weighed(name, usual | {"cost_per_million": 0.0} | figures, Interval(value, value - half, value + half))
+    rounds = [value + part * half for part in (-1, 1, 0, 1, -1)]
+    served = tuple({"p50_e2e_ms": 100 * one, "tokens_per_s": 10 * one} for one in rounds)
+    interval = Interval(value, value - half, value + half)
+    return Weighed(name, usual | {"cost_per_million": 0.0} | figures, interval, served)
 
 
 def test_ratios_are_taken_within_a_round() -> None:
@@ -42,9 +46,14 @@ def test_more_is_better_of_tokens_and_less_of_the_rest() -> None:
 
 
 def test_the_smallest_of_the_best_is_taken() -> None:
-    fast, alike, slow = weighed("a", 0.50, 0.05), weighed("b", 0.53, size_mb=5.0), weighed("c", 0.7, size_mb=1.0)
+    fast, alike, slow = weighed("a", 0.50, 0.005), weighed("b", 0.51, 0.02, size_mb=5.0), weighed("c", 0.7, size_mb=1.0)
     assert best([fast, alike, slow], "latency").name == "b"
-    assert best([weighed("a", 2.0, 0.01), weighed("b", 1.9, 0.01, size_mb=1.0)], "throughput").name == "a"
+    assert best([weighed("a", 2.0), weighed("b", 1.9, size_mb=1.0)], "throughput").name == "a"
+
+
+def test_noise_makes_nothing_as_good_as_the_best() -> None:
+    fast, noisy = weighed("a", 0.50, 0.005), weighed("b", 0.71, 0.30, size_mb=1.0)
+    assert best([fast, noisy], "latency").name == "a"
 
 
 def test_limits_that_are_broken_say_by_how_much() -> None:

@@ -15,7 +15,9 @@ from typing import Any
 from rich.markup import escape
 
 from burnish import __version__
+from burnish.assemble import open_plan
 from burnish.cli.compress import model_bytes
+from burnish.cli.foreseen import foreseen
 from burnish.cli.output import err
 from burnish.cli.quality import passage_of
 from burnish.cli.situations import Fitted
@@ -23,22 +25,26 @@ from burnish.cli.tried import TRIED
 from burnish.compress.recipes import find_recipe
 from burnish.core.errors import BadSettings, BurnishError
 from burnish.engine.config import EngineConfig
+from burnish.kernels.native import native
+from burnish.measure.diagnose.diagnosis import look
+from burnish.measure.diagnose.scene import Scene
 from burnish.measure.machine import this_machine
 from burnish.measure.quality.corpus import read_corpus
 from burnish.measure.quality.perplexity import Passage, QualityConfig
 from burnish.models.checkpoint import raw_config
 from burnish.models.families import read_config
 from burnish.models.locate import locate
-from burnish.optimize.candidates import is_own, weights
+from burnish.optimize.candidates import fastest_first, is_own, weights
 from burnish.optimize.deliver import REPORT, deliver
 from burnish.optimize.lab import BLOCK, Bench, Half, ProcessLab
 from burnish.optimize.report import page, plain
-from burnish.optimize.search import Asked, Outcome, Search
+from burnish.optimize.search import Asked, Outcome, Search, Steps
 from burnish.optimize.shapes import shapes
 from burnish.registry.artifact import content_hash, is_whole
 
 LEAST_CONTEXTS = 2  # of text: one half is searched on, the other confirms
 LEAST_TOKENS = 4 * BLOCK
+DELIVERY_S = 3.0  # of the time, for writing what was found
 CHANGING = ("limits of the search", "it took")  # conditions that no figure depends on
 
 
@@ -77,23 +83,26 @@ def earlier(order: Order) -> dict[str, Any] | None:
     return report if is_same and (is_own(report["chosen"]) or is_whole(order.out)) else None
 
 
-def find_best(order: Order, *, quiet: bool) -> dict[str, Any]:
+def find_best(order: Order, *, quiet: bool, scene: Scene | None = None) -> dict[str, Any]:
     """Search, and write ``order.out`` when something keeps the limits; the report.
 
-    Raises ``BadSettings`` for a text that is too short, and what measuring the model itself raises.
+    ``scene``: of the situation, where it was looked at already; it tells which recipes promise most. Raises
+    ``BadSettings`` for a text that is too short, and what measuring the model itself raises.
     """
     begun_s, path = time.monotonic(), locate(order.model)
     passage = _passage(order.model, order.text, order.max_tokens)
     conditions = _conditions(order, path, passage)
     work = order.out.with_name(f"{order.out.name}.unfinished")
-    left_s = order.time_limit_s - (time.monotonic() - begun_s)
-    lab = ProcessLab(_bench(order, path, passage), work, conditions, time_limit_s=left_s)
-    halves = (Half(passage, seed=order.seed, is_first=True), Half(passage, seed=order.seed, is_first=False))
     is_compressed = raw_config(path).get("quantization_config") is not None
     candidates = weights(has_data=order.calibration is not None, is_compressed=is_compressed)
+    predicted = foreseen(scene or looked_at(order, path), candidates)
+    left_s = order.time_limit_s - DELIVERY_S - (time.monotonic() - begun_s)
+    lab = ProcessLab(_bench(order, path, passage), work, conditions, time_limit_s=left_s)
+    halves = (Half(passage, seed=order.seed, is_first=True), Half(passage, seed=order.seed, is_first=False))
     known = [] if is_compressed or order.calibration is None else shapes(read_config(raw_config(path)))
     try:
-        found = Search(lab, order.asked, halves, partial(_tell, lab, quiet)).run(candidates, known)
+        search = Search(lab, order.asked, halves, partial(_tell, lab, quiet))
+        found = search.run(fastest_first(candidates, predicted), known, predicted)
     except BurnishError:
         if not lab.has_figures:  # of the model itself: there is nothing to go on with
             shutil.rmtree(work)
@@ -105,6 +114,11 @@ def find_best(order: Order, *, quiet: bool) -> dict[str, Any]:
         _deliver(order, found, lab, report)
         shutil.rmtree(work)
     return report
+
+
+def looked_at(order: Order, model: Path) -> Scene | None:
+    """The model in its situation, step by step; None where nothing native runs it."""
+    return None if native() is None else look(open_plan(model), order.config, order.fitted.situation)
 
 
 def _deliver(order: Order, found: Outcome, lab: ProcessLab, report: dict[str, Any]) -> None:
@@ -188,6 +202,8 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _tell(lab: ProcessLab, quiet: bool, what: str) -> None:
+def _tell(lab: ProcessLab, quiet: bool, what: str, ahead: Steps) -> None:
     if not quiet:
-        err.print(f"[dim]{escape(what)}; {max(0.0, lab.seconds_left):.0f} s left at most[/]", highlight=False)
+        expected, most = lab.expected_s(ahead), max(0.0, lab.seconds_left)
+        about = f"about {expected:.0f} s left, " if expected else ""
+        err.print(f"[dim]{escape(what)}; {about}{most:.0f} s at most[/]", highlight=False)

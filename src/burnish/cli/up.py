@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import time
 import tomllib
 from dataclasses import dataclass, replace
 from json import dumps, loads
@@ -12,8 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.markup import escape
 
-from burnish.assemble import open_plan
-from burnish.cli.best import Order, earlier, find_best
+from burnish.cli.best import Order, earlier, find_best, looked_at
 from burnish.cli.optimize import parse_objective, parse_seconds, report_table
 from burnish.cli.options import ApiKeys, Host, Port, SettingsFile, Threads, server_settings
 from burnish.cli.output import AsJson, Model, as_plain, err, out, print_json, progress
@@ -22,8 +22,7 @@ from burnish.cli.situations import Described, situation_of
 from burnish.cli.variants import make_cache, variants_folder
 from burnish.core.errors import BadSettings
 from burnish.core.memory import free_bytes
-from burnish.kernels.native import native
-from burnish.measure.diagnose.diagnosis import diagnose_plan
+from burnish.measure.diagnose.diagnosis import diagnose
 from burnish.models.checkpoint import raw_config
 from burnish.models.families import read_config
 from burnish.models.locate import held_out_text, locate
@@ -114,10 +113,14 @@ def find(order: Order, model: Path, *, again: bool, quiet: bool) -> Found:
     report = None if again or not (order.out / FINDINGS).is_file() else earlier(order)
     if report is None:
         make_cache(order.out.parent)
-        fresh = replace(order, out=order.out.with_name(f"{BEST}.new"))
+        begun_s = time.monotonic()
+        with progress("Diagnosing", quiet=quiet):
+            scene = looked_at(order, model)
+        left_s = max(1.0, order.time_limit_s - (time.monotonic() - begun_s))
+        fresh = replace(order, out=order.out.with_name(f"{BEST}.new"), time_limit_s=left_s)
         shutil.rmtree(fresh.out, ignore_errors=True)
-        report = find_best(fresh, quiet=quiet)
-        findings = _diagnosed(order, model, quiet=quiet)
+        report = find_best(fresh, quiet=quiet, scene=scene)
+        findings = [] if scene is None else [as_plain(one) for one in diagnose(scene).findings if one.gain > 0]
         (fresh.out / FINDINGS).write_text(dumps(findings), encoding="utf-8")
         shutil.rmtree(order.out, ignore_errors=True)
         fresh.out.replace(order.out)
@@ -126,15 +129,6 @@ def find(order: Order, model: Path, *, again: bool, quiet: bool) -> Found:
         err.print("[dim]Figures of an earlier search on this machine; --again searches anew.[/]")
     served = model if is_own(report["chosen"]) else order.out
     return Found(report=report, findings=findings, folder=order.out, served=served)
-
-
-def _diagnosed(order: Order, model: Path, *, quiet: bool) -> list[dict[str, Any]]:
-    """What would help the model as it is, the greatest gain first; nothing where there are no native kernels."""
-    if native() is None:
-        return []
-    with progress("Diagnosing", quiet=quiet):
-        found = diagnose_plan(open_plan(model), order.config, order.fitted.situation)
-    return [as_plain(finding) for finding in found.findings if finding.gain > 0]
 
 
 def _tell(found: Found, *, json: bool) -> None:

@@ -83,6 +83,7 @@ class SearchRecord:
     num_tried: int
     seed: int
     data_sha256: str  # of the text
+    max_running: int | None = None  # None: of a search that did not look at it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

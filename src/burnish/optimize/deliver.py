@@ -49,6 +49,7 @@ def deliver(
         parent_figures=outcome.own.figures,
         keys=served.keys,
         prefill_share=served.prefill_share,
+        max_running=served.max_running,
         threads=served.threads,
         num_tried=len(outcome.tried),
         seed=seed,
@@ -74,5 +75,6 @@ def _bounded(found: Interval) -> tuple[float, float | None, float | None]:
 def _engine(record: SearchRecord) -> str:
     """Settings as ``burnish serve --settings`` takes them."""
     lines = [f'keys = "{record.keys}"', f"prefill_share = {record.prefill_share}"]
+    lines += [f"max_running = {record.max_running}"]
     lines += [f"threads = {record.threads}"] if record.threads is not None else []
     return "\n".join(["[engine]", *lines, ""])

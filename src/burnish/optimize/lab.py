@@ -5,6 +5,7 @@ Everything found is kept in a folder, so that a search that was killed goes on w
 
 import json
 import shutil
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from burnish.measure.diagnose.observe import Situation
 from burnish.measure.intervals import Interval
 from burnish.measure.quality.perplexity import Passage
 from burnish.optimize.candidates import Candidate
+from burnish.optimize.search import Steps
 from burnish.optimize.trial import Reading, Serving, read, run_watched, serve
 from burnish.optimize.weigh import Figures
 from burnish.registry.artifact import is_whole
@@ -63,6 +65,7 @@ class ProcessLab:
         self._begun_s, self._limit_s = clock(), time_limit_s
         self._share = 1.0
         self._step_s = 0.0  # the longest of what was served
+        self._took: dict[str, list[float]] = {"makes": [], "reads": [], "serves": []}
         self._forget_others(conditions)
         self._rounds: dict[str, dict[str, Figures]] = self._read_rounds()
 
@@ -90,6 +93,12 @@ class ProcessLab:
         """Until the time limit."""
         return self._begun_s + self._limit_s - self._clock()
 
+    def expected_s(self, steps: Steps) -> float:
+        """Seconds that so many steps take if they take as long as those so far, at most what is left."""
+        means = {kind: statistics.fmean(took) for kind, took in self._took.items() if took}
+        ahead = {"makes": steps.makes, "reads": steps.reads, "serves": steps.serves}
+        return min(self.seconds_left, sum(count * means.get(kind, 0.0) for kind, count in ahead.items()))
+
     def until(self, share: float) -> None:
         """What is made or read from now on must be done by this share of the time."""
         self._share = share
@@ -110,7 +119,9 @@ class ProcessLab:
         if not is_whole(path):
             shutil.rmtree(path, ignore_errors=True)
             path.parent.mkdir(exist_ok=True)
+            begun_s = self._clock()
             self._run(self._bench.compress(self._recipe(candidate), path))
+            self._took["makes"].append(self._clock() - begun_s)
         return sum(file.stat().st_size for file in path.glob("*.safetensors")) / 1e6
 
     def _recipe(self, candidate: Candidate) -> str:
@@ -130,7 +141,7 @@ class ProcessLab:
         name = f"{candidate.recipe or 'own'}-{keys}-{count}.npy".replace(":", "_")
         file = self._folder / name
         if not file.exists():
-            fresh = file.with_name(f".{name}")
+            fresh, begun_s = file.with_name(f".{name}"), self._clock()
             order = Reading(
                 model=str(self.path(candidate)),
                 text=str(self._bench.text),
@@ -140,6 +151,7 @@ class ProcessLab:
             )
             read(order, self._bench.tried_module, timeout_s=self._timeout_s, memory_bytes=self._bench.memory_bytes)
             fresh.replace(file)
+            self._took["reads"].append(self._clock() - begun_s)
         found: NDArray[np.float64] = np.load(file)
         return found
 
@@ -159,7 +171,8 @@ class ProcessLab:
                 timeout_s=self._timeout_s,
                 memory_bytes=self._bench.memory_bytes,
             )
-            self._step_s = max(self._step_s, self._clock() - begun_s)
+            self._took["serves"].append(self._clock() - begun_s)
+            self._step_s = max(self._step_s, self._took["serves"][-1])
             figures = found.figures()
             figures["cost_per_million"] = self._bench.price_per_hour / 3600 / figures["tokens_per_s"] * 1e6
             known[str(number)] = figures
@@ -183,13 +196,13 @@ class ProcessLab:
 
 
 class Half:
-    """Compares losses on one half of a text: blocks of tokens drawn by a seed, the others being the other half."""
+    """Compares losses on one half of a text: of every two blocks of tokens one, drawn by a seed."""
 
     def __init__(self, passage: Passage, *, seed: int, is_first: bool) -> None:
         count = len(passage.tokens) - (passage.bos is None)
         blocks = np.arange(count) // BLOCK
-        drawn = np.random.default_rng(seed).permutation(blocks[-1] + 1)
-        self.is_in = (drawn[blocks] % 2 == 0) == is_first
+        drawn = np.random.default_rng(seed).integers(0, 2, blocks[-1] // 2 + 1)
+        self.is_in = ((blocks + drawn[blocks // 2]) % 2 == 0) == is_first
         self._passage = passage
 
     def __call__(self, losses: NDArray[np.float64], own: NDArray[np.float64]) -> Interval:

@@ -32,6 +32,7 @@ def plain(outcome: Outcome, asked: Asked, conditions: dict[str, Any]) -> dict[st
         "baseline": _weighed(outcome.own, asked),
         "pareto": list(outcome.pareto),
         "candidates": [_tried(one, weighed.get(one.name), asked) for one in outcome.tried],
+        "is_priced": outcome.own.figures["cost_per_million"] > 0,
         "conditions": conditions,
     }
 

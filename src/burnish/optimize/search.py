@@ -1,13 +1,15 @@
 """Successive halving over candidates: many on little data, few on much, all of it really measured.
 
-First every candidate reads a part of the text and serves once; those that are shown to lose too much fall out, and of
-the others the better half goes on. They read all of it and serve in turn with the model itself, round by round. The
-best that keeps the limits must then keep the loss on the part of the text that the search never looked at.
+First every candidate reads a part of the text and serves once, what is predicted to be fastest first; those that are
+shown to lose too much fall out, and of the others the better half goes on. They read all of it and serve in turn with
+the model itself, round by round. The best that keeps the limits must then keep the loss on the part of the text that
+the search never looked at.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ from burnish.core.errors import BurnishError, OutOfTime
 from burnish.measure.intervals import Interval
 from burnish.measure.limits import Limit
 from burnish.measure.quality.gate import Verdict, judge_loss
-from burnish.optimize.candidates import Candidate, settings
+from burnish.optimize.candidates import Candidate, easier, settings
 from burnish.optimize.shapes import Sized, promising
 from burnish.optimize.weigh import (
     FIGURE_OF,
@@ -36,10 +38,33 @@ from burnish.optimize.weigh import (
 
 ROUNDS = 5
 LEAST_KEPT = 3
-SCREENED, SHAPED, SET, READ = 0.45, 0.5, 0.55, 0.65  # of the time: by then these stages must be done
 SHAPES, SHRUNK = 3, 0.85  # shapes that are scored, and the share of the weights they have at most
+HOPELESS = 1.25  # times as slow as the model itself, by prediction: not even made
 NOTHING_LOST = Interval(0.0, 0.0, 0.0)
-Told = Callable[[str], None]
+
+
+class Stages(NamedTuple):
+    """Shares of the time: by then each stage must be done."""
+
+    screened: float
+    shaped: float
+    set: float
+    read: float
+
+
+QUICK, LEARNING = Stages(0.45, 0.45, 0.55, 0.65), Stages(0.35, 0.65, 0.7, 0.75)
+
+
+class Steps(NamedTuple):
+    """How much may still be ahead."""
+
+    makes: int = 0
+    reads: int = 0
+    serves: int = 0
+
+
+Told = Callable[[str, Steps], None]
+"""What is done now, and what may still be ahead, itself included"""
 
 
 class Split(Protocol):
@@ -120,62 +145,92 @@ class Outcome:
 class Search:
     """One search. ``halves``: how losses are compared on the half that is searched and on the one that is kept."""
 
-    def __init__(self, lab: Lab, asked: Asked, halves: tuple[Split, Split], told: Told = lambda _: None) -> None:
+    def __init__(self, lab: Lab, asked: Asked, halves: tuple[Split, Split], told: Told = lambda *_: None) -> None:
         self._lab, self._asked, self._told = lab, asked, told
         self._searched, self._kept = halves
         self._own = Tried(Candidate(recipe=None), loss=NOTHING_LOST, confirmed=NOTHING_LOST, verdict="pass")
         self._tried: list[Tried] = []
         self._is_short = False  # of time: something was not tried
 
-    def run(self, candidates: Sequence[Candidate], known: Sequence[Sized] = ()) -> Outcome:
+    def run(
+        self,
+        candidates: Sequence[Candidate],
+        known: Sequence[Sized] = (),
+        predicted: Mapping[str, float] = MappingProxyType({}),
+    ) -> Outcome:
         """Try them all, as far as there is time, then smaller shapes among the ``known``.
 
-        Raises what measuring the model itself raises.
+        ``predicted``: times of recipes over the model's own. Raises what measuring the model itself raises.
         """
-        own = self._own
+        own, stages = self._own, LEARNING if known else QUICK
         own.size_mb = self._lab.make(own.candidate)
         own.rounds.append(self._lab.serve(own.candidate, 0))
-        self._lab.until(SCREENED)
-        screened = [one for one in map(self._screen, candidates) if not one.reason]
-        self._lab.until(SHAPED)
+        self._lab.until(stages.screened)
+        screened = self._screen_all(candidates, predicted)
+        self._lab.until(stages.shaped)
         if not self._is_short:  # of time: what is made at once comes before what must learn
             screened += self._shrunk(known)
         better = self._better_half(screened)
-        self._lab.until(SET)
+        self._lab.until(stages.set)
         passed = [one for one in better if one.verdict == "pass"]
         better += self._around((passed or better or [own])[0])
-        self._lab.until(READ)
+        self._lab.until(stages.read)
         finalists = [one for one in better if self._reads_all(one)]
         self._lab.until(1.0)
         if finalists:
             self._serve_in_turn(finalists)
         return self._decide(finalists)
 
-    def _screen(self, candidate: Candidate) -> Tried:
-        """Make a candidate, read a part of the text, serve once."""
+    def _screen_all(self, candidates: Sequence[Candidate], predicted: Mapping[str, float]) -> list[Tried]:
+        """Those that do not fall out. What is predicted or known to be hopeless is not made."""
+        screened = []
+        for number, candidate in enumerate(candidates):
+            times = predicted.get(candidate.recipe or "", 0.0) if self._asked.objective != "memory" else 0.0
+            failed = [one.name for one in self._tried if one.verdict == "fail" and one.name in easier(candidate)]
+            if failed:
+                self._tried.append(Tried(candidate, reason=f"{failed[0]} loses too much already, and this loses more"))
+            elif times > HOPELESS:
+                self._tried.append(Tried(candidate, reason=f"predicted to take {times:.2f} times as long"))
+            elif not (found := self._screen(candidate, left=len(candidates) - number)).reason:
+                screened.append(found)
+        return screened
+
+    def _screen(self, candidate: Candidate, *, left: int = 1, anyway: bool = False) -> Tried:
+        """Make a candidate, read a part of the text, serve once; ``anyway``: even when it loses too much."""
         found = Tried(candidate)
         self._tried.append(found)
         if not self._lab.has_time():
             found.reason, self._is_short = "no time was left", True
             return found
-        self._told(f"Trying {found.name}")
+        self._told(f"Trying {found.name}", self._ahead(left))
         try:
             found.size_mb = self._lab.make(candidate)
             self._judge(found, whole=False)
-            if not found.reason:
+            if anyway or not found.reason:
                 found.rounds.append(self._lab.serve(candidate, 0))
         except BurnishError as error:
             found.reason = error.message
             self._is_short |= isinstance(error, OutOfTime)
         return found
 
+    def _ahead(self, left: int) -> Steps:
+        """With so many to screen: they, settings around one of them, and the finals of half of all."""
+        around = len(settings(self._own.candidate, cores=self._asked.cores, concurrency=self._asked.concurrency))
+        finalists = max(LEAST_KEPT, (len(self._tried) + left) // 2)
+        return Steps(left, left + around + finalists, left + around + ROUNDS * (finalists + 1))
+
     def _shrunk(self, known: Sequence[Sized]) -> list[Tried]:
-        """The shape that loses least before it learned, after it learned; nothing where that keeps no loss."""
+        """Of shapes that are faster and keep the limits the one that loses least before it learned, after it learned;
+        nothing where that keeps no loss.
+        """
         scored = []
         for shape in promising(known, SHRUNK, SHAPES):
-            found = self._screen(shape.plain())
-            if found.loss is not None:
-                found.reason = f"scored only: loses {found.loss.value:.0%} before it learned"
+            found = self._screen(shape.plain(), anyway=True)
+            if found.loss is None or not found.rounds:
+                continue
+            gain = self._goodness(found)
+            found.reason = f"scored only: {gain:.2f} times as good, loses {found.loss.value:.0%} before it learned"
+            if gain > 1 and not broken(self._asked.limits, self._figures(found)):
                 scored.append((found.loss.value, shape))
         if not scored:
             return []
@@ -199,11 +254,13 @@ class Search:
             return self._lab.losses(one.candidate, whole=False), self._lab.losses(self._own.candidate, whole=False)
 
     def _better_half(self, screened: list[Tried]) -> list[Tried]:
-        """The better half by the objective; the others fall out."""
-        ordered = sorted(screened, key=self._goodness, reverse=True)
+        """The better half by the limits, then by the objective; the others fall out."""
+        ordered = sorted(screened, key=self._rank)
         count = max(LEAST_KEPT, -(-len(ordered) // 2))
         for one in ordered[count:]:
-            one.reason = "slower in the first round" if self._asked.objective != "memory" else "larger at first sight"
+            unmet = broken(self._asked.limits, self._figures(one))
+            worse = "larger at first sight" if self._asked.objective == "memory" else "slower in the first round"
+            one.reason = f"breaks {unmet[0]} in the first round" if unmet else worse
         return ordered[:count]
 
     def _around(self, base: Tried) -> list[Tried]:
@@ -211,9 +268,13 @@ class Search:
         candidates = settings(base.candidate, cores=self._asked.cores, concurrency=self._asked.concurrency)
         screened = [one for one in map(self._screen, candidates) if not one.reason]
         for one in screened:
-            if self._goodness(one) <= self._goodness(base):
+            if self._rank(one) >= self._rank(base):
                 one.reason = f"no better than {base.name}"
         return [one for one in screened if not one.reason]
+
+    def _rank(self, one: Tried) -> tuple[float, float]:
+        """The lower, the better: how far it is from the limits, then the objective."""
+        return distance(self._asked.limits, self._figures(one)), -self._goodness(one)
 
     def _reads_all(self, one: Tried) -> bool:
         """Whether a candidate keeps the loss on all of the text that is searched, or on what there was time to read."""
@@ -231,16 +292,19 @@ class Search:
 
         A round that could not be finished counts for nobody.
         """
+        everyone = [self._own, *finalists]
         for number in range(1, ROUNDS + 1):
-            self._told(f"Timing {len(finalists)} of them, round {number} of {ROUNDS}")
+            rounds = Steps(serves=(ROUNDS - number + 1) * len(everyone))
+            self._told(f"Timing {len(finalists)} of them, round {number} of {ROUNDS}", rounds)
+            first = number % len(everyone)  # each round begins with another: a drift within rounds meets them all
             figures = []
             try:
-                for one in (self._own, *finalists):
-                    figures.append(self._lab.serve(one.candidate, number))
+                for one in everyone[first:] + everyone[:first]:
+                    figures.append((one, self._lab.serve(one.candidate, number)))
             except BurnishError as error:  # the rounds before it count, or the first one alone
-                self._told(error.message)
+                self._told(error.message, Steps())
                 return
-            for one, found in zip((self._own, *finalists), figures, strict=True):
+            for one, found in figures:
                 one.rounds.append(found)
 
     def _ratio(self, one: Tried) -> Interval:
@@ -251,10 +315,12 @@ class Search:
     def _goodness(self, one: Tried) -> float:
         return goodness(self._ratio(one), self._asked.objective)
 
-    def _weigh(self, one: Tried) -> Weighed:
+    def _figures(self, one: Tried) -> dict[str, float]:
         assert one.loss is not None
-        figures = medians(_in_turn(one)) | {"size_mb": one.size_mb, "loss_ratio": one.loss.value}
-        return Weighed(one.name, figures, self._ratio(one))
+        return medians(_in_turn(one)) | {"size_mb": one.size_mb, "loss_ratio": one.loss.value}
+
+    def _weigh(self, one: Tried) -> Weighed:
+        return Weighed(one.name, self._figures(one), self._ratio(one), tuple(_in_turn(one)))
 
     def _decide(self, finalists: list[Tried]) -> Outcome:
         """The best of those that keep the limits and, on text that was not looked at, the loss."""
@@ -266,7 +332,8 @@ class Search:
             if self._is_confirmed(by_name[chosen.name]):
                 return self._outcome(weighed, chosen=chosen.name, reason=self._reason(chosen))
             left.remove(chosen)
-        near = min(left, key=lambda one: distance(self._asked.limits, one.figures))
+        served = [self._weigh(one) for one in (self._own, *self._tried) if one.rounds and one.verdict != "fail"]
+        near = min(served, key=lambda one: distance(self._asked.limits, one.figures))
         unmet = tuple(broken(self._asked.limits, near.figures))
         told = ", ".join(f"{limit} ({near.figures[limit.name]:.4g} at best)" for limit in unmet)
         reason = f"nothing keeps {told}; {near.name} comes nearest"

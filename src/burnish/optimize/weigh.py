@@ -28,7 +28,7 @@ TOLD_AS: dict[Objective, str] = {
     "latency": "median time of a request",
     "throughput": "tokens per second",
     "memory": "memory",
-    "cost": "cost of a million tokens",
+    "cost": "cost of a million tokens written, the machine fully busy",
 }
 HIGHER_IS_BETTER = frozenset(("tokens_per_s",))
 NAMES = (
@@ -38,6 +38,7 @@ NAMES = (
 PARETO = ("loss_ratio", "p50_e2e_ms", "tokens_per_s", "memory_mb", "cost_per_million")
 PICKED = 1.7  # the 95 % interval of five rounds made about a 99 % one
 LEAST_ROUNDS = 3  # before a ratio has an interval
+ALIKE = 1.03  # times: figures nearer to each other than that may count as equal
 
 
 class Weighed(NamedTuple):
@@ -46,6 +47,7 @@ class Weighed(NamedTuple):
     name: str
     figures: dict[str, float]
     ratio: Interval  # of the objective's figure, within rounds
+    rounds: tuple[Figures, ...] = ()  # those of all candidates were served in turn
 
 
 def medians(rounds: Sequence[Figures]) -> dict[str, float]:
@@ -77,15 +79,16 @@ def goodness(found: Interval, objective: Objective) -> float:
 
 
 def best(candidates: Sequence[Weighed], objective: Objective) -> Weighed:
-    """The best by the objective; of those that may be as good, the smallest in files, then the plainest."""
+    """The best by the objective; of those that are about as good, the smallest in files, then the plainest."""
     first = max(candidates, key=lambda one: goodness(one.ratio, objective))
-    alike = [one for one in candidates if _may_equal(one.ratio, first.ratio)]
+    alike = [one for one in candidates if one is first or _is_alike(one, first, FIGURE_OF[objective])]
     return min(alike, key=lambda one: (one.figures["size_mb"], len(one.name), one.name))
 
 
-def _may_equal(one: Interval, other: Interval) -> bool:
-    """Whether the value of one lies within the interval of the other."""
-    return other.low <= one.value <= other.high or one.low <= other.value <= one.high
+def _is_alike(one: Weighed, other: Weighed, figure: str) -> bool:
+    """Whether two are within ``ALIKE`` of each other in the same rounds, and no difference is shown."""
+    found = ratio(one.rounds, other.rounds, figure)
+    return 1 / ALIKE <= found.value <= ALIKE and found.low <= 1 <= found.high
 
 
 def broken(limits: Sequence[Limit], figures: Figures) -> list[Limit]:

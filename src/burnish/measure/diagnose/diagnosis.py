@@ -72,17 +72,26 @@ def diagnose_plan(
 
     ``progress``: (requests done, in all). Raises ``BadSettings`` where there are no native kernels, and as ``observe``.
     """
+    return diagnose(look(plan, config, situation, progress=progress))
+
+
+def look(
+    plan: Plan,
+    config: EngineConfig,
+    situation: Situation,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Scene:
+    """What a diagnosis looks at. As ``diagnose_plan``."""
     all_cores = ceilings(len(os.sched_getaffinity(0)))
     seen = observe(plan, config, situation, progress=progress)
     assert seen.config.threads is not None
     module = native()
     assert module is not None, "ceilings were measured with it"
-    return diagnose(
-        Scene(
-            plan=plan,
-            observed=seen,
-            ceilings=ceilings(seen.config.threads),
-            all_cores=all_cores,
-            predictor=Predictor(plan, module, threads=seen.config.threads, max_rows=max(ROWS)),
-        )
+    return Scene(
+        plan=plan,
+        observed=seen,
+        ceilings=ceilings(seen.config.threads),
+        all_cores=all_cores,
+        predictor=Predictor(plan, module, threads=seen.config.threads, max_rows=max(ROWS)),
     )
