@@ -3,14 +3,13 @@ docs/search.md.
 
     python -m scripts.write_search [--splits N] [--max-tokens N] [--rounds N] [--work FOLDER] [--data FOLDER]
 
-Every recipe that can be made without learning, and is not known to lose more than the largest loss allowed, is made,
-reads all of the text and serves in turn with the model itself; then the search of ``burnish optimize`` runs once per
+Recipes of every format are made, as far as they need no learning, and read all of the text; what may keep a loss, and
+what the search may ask for, serves in turn with the model itself. Then the search of ``burnish optimize`` runs once per
 split and allowed loss on those figures. A split keeps a third of the text from its search, by which the choice is
 judged. What lies in the folder ``--work`` is not made or measured again. Nothing else should run while it serves.
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -29,8 +28,7 @@ from burnish.cli.tried import TRIED
 from burnish.compress.passes.autoround import AutoRound
 from burnish.compress.passes.whole import WholePass
 from burnish.compress.recipe import Recipe
-from burnish.compress.recipes import RECIPES, find_recipe
-from burnish.compress.runtimes import runtimes_of
+from burnish.compress.recipes import find_recipe
 from burnish.core.memory import free_bytes
 from burnish.engine.config import EngineConfig
 from burnish.measure.intervals import Interval
@@ -51,6 +49,16 @@ TEXT = TEXTS["stories"]
 ALLOWED = (0.01, 0.02)  # losses
 THIRDS = 3
 OBJECTIVE: Objective = "latency"
+METHODS = (
+    "",
+    "-gptq",
+    "-awq-gptq",
+)  # recipes that store alike serve alike: the plainest and the best that do not learn
+NAMED = (
+    *("int8", "int8-gptq", "int8-w8a8-smoothquant"),
+    *(f"int4{method}-{group}" for group in ("g128", "g64", "g32") for method in METHODS),
+    *("int4-rotate-gptq-g128", "mixed-6bit-gptq", "mixed-5bit-gptq", "mixed-latency90-gptq", "int3-gptq-g32"),
+)
 HOURS = 6 * 3600.0  # no limit for what has to be made once
 
 HEAD = """# What searches choose, and what they could have chosen
@@ -70,10 +78,10 @@ Loss: perplexity over the model's own, minus 1, with its 95 % interval, on the t
 NAMED_HEAD = """
 ## Against every named recipe
 
-Every recipe with a name that needs no learning, runs here and is not shown to lose more than {most:.0%} on this text
-(docs/compression.json); learned ones are stored in the formats of these, and serve as fast as they do. Times: median
-time of a request over the model's own, the mean of {rounds} rounds in turn with its 95 % interval, none of them seen by
-a search. A recipe keeps a loss where the interval on all of the text lies below it.
+Recipes that store weights alike serve alike, so of each format the plain recipe and the best that need no learning were
+made; those are listed that are not shown to lose more than {most:.0%} on all of this text. Times: median time of a
+request over the model's own, the mean of {rounds} rounds in turn with its 95 % interval, none of them seen by a search.
+A recipe keeps a loss where the interval on all of the text lies below it.
 
 | recipe | loss | time | keeps |
 |---|---:|---:|---|
@@ -130,20 +138,22 @@ def main() -> None:
         passage = passage_of("builtin", read_corpus(asked.data / TEXT), QualityConfig(max_tokens=asked.max_tokens))
         lab = _lab(asked.work or Path(name) / "work", passage, asked.data)
         searched = [one for one in weights(has_data=True, is_compressed=False) if not _learns(one.recipe)]
-        named = [Candidate(recipe=name) for name in _named()]
         own = Candidate(recipe=None)
-        for one in _once([own, *searched, *named]):
+        every = _once([own, *searched, *(Candidate(recipe=name) for name in NAMED)])
+        for one in every:
             lab.make(one)
             lab.losses(one, whole=True)
             print(f"read {one.name}", flush=True)
-        around = [other for one in _once([own, *searched, *named]) for other in settings(one, cores=2, concurrency=1)]
+        keeping = [one for one in every if judge_loss(_loss(lab, passage, one), max(ALLOWED)) != "fail"]
+        cores = len(os.sched_getaffinity(0))
+        around = [other for one in keeping if one in searched for other in settings(one, cores=cores, concurrency=1)]
         for one in around:
             lab.losses(one, whole=True)
         if asked.only_read:
             return
-        _serve(lab, _once([own, *searched, *named, *around]), range(asked.rounds + 1))
+        _serve(lab, _once([own, *searched, *around]), range(asked.rounds + 1))
         rows = [_searched(lab, passage, searched, allowed, seed) for allowed in ALLOWED for seed in range(asked.splits)]
-        judged = _once([own, *searched, *named, *(row.chosen for row in rows)])
+        judged = _once([own, *keeping, *(row.chosen for row in rows)])
         again = range(asked.rounds + 1, 2 * asked.rounds + 1)
         _serve(lab, judged, again)
         head = HEAD.format(
@@ -153,7 +163,7 @@ def main() -> None:
             splits=asked.splits,
             block=BLOCK,
         )
-        written = head + _choices(rows) + _against(lab, passage, judged, again, rows)
+        written = head + _choices(rows) + _verdict(rows) + _against(lab, passage, judged, again, rows)
     (DOCS / "search.md").write_text(written, encoding="utf-8")
     print(written)
 
@@ -171,18 +181,6 @@ def _learns(name: str | None) -> bool:
 
 def _is_learned(recipe: Recipe) -> bool:
     return any(isinstance(step, AutoRound) or (isinstance(step, WholePass) and step.learns) for step in recipe.passes)
-
-
-def _named() -> list[str]:
-    """Recipes of the page on compression that run here, need not learn and are not shown to lose too much."""
-    known = json.loads((DOCS / "compression.json").read_text(encoding="utf-8"))["recipes"]
-    return [
-        name
-        for name, found in known.items()
-        if found["stories"]["loss_ratio"]["low"] <= max(ALLOWED)
-        and not _is_learned(RECIPES[name])
-        and "cpu" in runtimes_of(RECIPES[name])
-    ]
 
 
 def _once(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -251,10 +249,20 @@ def _choices(rows: Sequence[Row]) -> str:
     return written
 
 
+def _verdict(rows: Sequence[Row]) -> str:
+    kept = sum(row.kept_back.value <= row.allowed for row in rows)
+    return f"\n{kept} of {len(rows)} searches chose what kept the loss where they had not looked.\n"
+
+
+def _loss(lab: ProcessLab, passage: Passage, one: Candidate) -> Interval:
+    """On all of the text: perplexity over the model's own, minus 1."""
+    change = lab.losses(one, whole=True) - lab.losses(Candidate(recipe=None), whole=True)
+    return passage.mean(change).exp().shifted(-1)
+
+
 def _against(lab: ProcessLab, passage: Passage, judged: Sequence[Candidate], rounds: range, rows: Sequence[Row]) -> str:
     """Every recipe in fresh rounds, and whether one of them is shown to be better than a choice."""
-    own = lab.losses(judged[0], whole=True)
-    losses = {one.name: passage.mean(lab.losses(one, whole=True) - own).exp().shifted(-1) for one in judged[1:]}
+    losses = {one.name: _loss(lab, passage, one) for one in judged[1:]}
     times = {one.name: _time(lab, one, judged[0], rounds) for one in judged[1:]}
     written = NAMED_HEAD.format(most=max(ALLOWED), rounds=len(rounds))
     for name in sorted(times, key=lambda name: times[name].value):
@@ -266,9 +274,14 @@ def _against(lab: ProcessLab, passage: Passage, judged: Sequence[Candidate], rou
         chosen = next(one for one in judged if one.name == name)
         others = [one for one in judged[1:] if one.name != name and _keeps(losses[one.name], allowed)]
         ratios = {one.name: _time(lab, one, chosen, rounds) for one in others}
+        if not ratios:
+            continue
+        fastest = min(ratios, key=lambda other: ratios[other].value)
         better = [other for other, found in ratios.items() if is_gain(found, OBJECTIVE)]
         told = f"shown to be faster: {', '.join(better)}" if better else "none is shown to be faster"
-        written += f"- {allowed:.0%} allowed, `{name}` against the {len(others)} others that keep it: {told}.\n"
+        time = f"{ratios[fastest].value:.3f} ± {(ratios[fastest].high - ratios[fastest].low) / 2:.3f} of its time"
+        written += f"- {allowed:.0%} allowed, `{name}` against the {len(others)} others that keep it: {told}; "
+        written += f"the fastest of them, `{fastest}`, takes {time}.\n"
     return written
 
 

@@ -78,7 +78,7 @@ def _tell(model: str, found: Diagnosis, *, cut: int) -> None:
     )
     for finding in found.findings:
         limit = "" if finding.limit_share is None else f"{finding.limit_share:.0%}"
-        gain = f"+{finding.gain:.0%}" if finding.gain else ""
+        gain = f"{'at most ' if finding.is_bound else ''}+{finding.gain:.0%}" if finding.gain else ""
         table.add_row(gain, finding.bottleneck, escape(finding.evidence), limit, escape(finding.remedy))
     out.print(table)
     out.print(_operations(found.operations, found.seconds))

@@ -45,10 +45,10 @@ def measured(server: Fake, traffic: Traffic, **options: Any) -> tuple[Run, list[
 @pytest.mark.parametrize("chat", [False, True])
 @pytest.mark.parametrize("traffic", [{"users": 1, "requests": 8}, {"rate": 12.0, "requests": 24}])
 def test_latencies_are_those_the_server_had(traffic: dict[str, Any], chat: bool) -> None:
-    """Every figure is within 2 ms or 2 % of the server's own, in one of four runs: an error of ours would be in all."""
+    """Every figure is within 2 ms or 2 % of the server's own in one of eight runs: an error of ours would be in all."""
     left = set(FIGURES)
     with fake(ttft_s=0.05, gap_s=0.02) as server:
-        for seed in range(4):
+        for seed in range(8):
             asked = Traffic(prompt_tokens=51, output_tokens=12, seed=seed, **traffic)
             run, both = measured(server, asked, chat=chat)
             check_counts(run, both)
@@ -62,10 +62,10 @@ FIGURES = ("text", "gaps", "ttft_ms", "e2e_ms", "tpot_ms")
 
 
 def is_right(name: str, both: list[Both]) -> bool:
-    """Whether the better half is right: on a busy machine the scheduler delays the client, or the server, at will."""
+    """Whether half is right: on a busy machine the scheduler delays the client, or the server, at will."""
     pairs = [pair for one in both for pair in told(name, one)]
     wrong = [abs(ours - theirs) / max(2.0, 0.02 * theirs) for ours, theirs in pairs]
-    return statistics.quantiles(wrong, n=4)[0] < 1 and statistics.median(wrong) < 2
+    return statistics.median(wrong) < 1
 
 
 def told(name: str, both: Both) -> list[tuple[float, float]]:

@@ -33,7 +33,7 @@ class Diagnosis:
     mean_queue_s: float
     num_preemptions: int
     operations: tuple[OperationTime, ...]
-    findings: tuple[Finding, ...]  # the greatest gain first
+    findings: tuple[Finding, ...]  # what promises most first
 
     @property
     def bottleneck(self) -> Bottleneck | None:
@@ -57,7 +57,7 @@ def diagnose(scene: Scene) -> Diagnosis:
         mean_queue_s=mean(seen.queue_s),
         num_preemptions=seen.num_preemptions,
         operations=scene.operations,
-        findings=tuple(sorted(findings, key=lambda finding: -finding.gain)),
+        findings=tuple(sorted(findings, key=lambda finding: -finding.weight)),
     )
 
 

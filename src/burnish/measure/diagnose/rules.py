@@ -27,6 +27,12 @@ class Finding:
     limit_share: float | None  # of the limit that is reached; None where the limit is no rate
     remedy: str
     gain: float
+    is_bound: bool = False  # the gain is not predicted: it is at most that much
+
+    @property
+    def weight(self) -> float:
+        """What findings are ordered by; of a gain that is only bounded half is expected."""
+        return self.gain / 2 if self.is_bound else self.gain
 
 
 Rule = Callable[[Scene], list[Finding]]
@@ -144,8 +150,9 @@ def python_takes_long(scene: Scene) -> list[Finding]:
                 bottleneck="python",
                 evidence=f"{share:.0%} of the time is scheduling, sampling and text, outside the executor",
                 limit_share=1 - share,
-                remedy="a larger model costs little more here; more requests at a time share a step (gain: at most)",
+                remedy="a larger model costs little more here; more requests at a time share a step",
                 gain=_gain(scene, scene.observed.seconds * (1 - share)),
+                is_bound=True,
             )
         ]
     )
