@@ -34,7 +34,7 @@ PROFILE = Profile(
 
 def spans(trace: dict[str, Any], tid: int) -> list[tuple[str, float, float]]:
     found = [event for event in trace["traceEvents"] if event["ph"] == "X" and event["tid"] == tid]
-    return [(event["name"], event["ts"], round(event["ts"] + event["dur"], 3)) for event in found]
+    return [(event["name"], event["ts"], event["ts"] + event["dur"]) for event in found]
 
 
 def check_nesting(found: list[tuple[str, float, float]]) -> None:
@@ -46,6 +46,12 @@ def check_nesting(found: list[tuple[str, float, float]]) -> None:
         if open_spans:
             assert open_spans[-1][1] <= span[1] <= span[2] <= open_spans[-1][2], (open_spans[-1], span)
         open_spans.append(span)
+
+
+def test_readers_that_cut_to_nanoseconds_see_no_overlap() -> None:
+    found = [event for event in chrome_trace(PROFILE, "tiny")["traceEvents"] if event.get("cat") == "operation"]
+    ends = [(int(event["ts"] * 1000), int(event["ts"] * 1000) + int(event["dur"] * 1000)) for event in found]
+    assert all(one[1] <= other[0] for one, other in pairwise(ends))
 
 
 def test_events_are_what_the_format_demands() -> None:
@@ -80,8 +86,8 @@ def test_phases_lie_in_steps_and_operations_in_the_forward_phase() -> None:
 def test_a_request_waits_reads_and_writes() -> None:
     trace = chrome_trace(PROFILE, "tiny")
     first, second = spans(trace, 2), spans(trace, 3)
-    at = {step.begin_s: round((step.begin_s - 9.5) * 1e6, 3) for step in PROFILE.steps}
-    last = round((PROFILE.steps[-1].end_s - 9.5) * 1e6, 3)
+    at = {step.begin_s: round((step.begin_s - 9.5) * 1e6 * 128) / 128 for step in PROFILE.steps}
+    last = round((PROFILE.steps[-1].end_s - 9.5) * 1e6 * 128) / 128
     assert first == [("queue", 0.0, at[10.0]), ("prefill", at[10.0], at[12.5]), ("decode", at[12.5], last)]
     assert [name for name, *_ in second] == ["queue", "prefill", "decode"]
     for track in (first, second):

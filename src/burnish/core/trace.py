@@ -15,6 +15,7 @@ from burnish.core.profile import FORWARD, Phase, Profile, StepRecord
 from burnish.core.profile_summary import summarize
 
 PID, ENGINE_TID = 1, 1
+_PARTS = 128  # of a microsecond
 Args = Mapping[str, int | str]
 Event = dict[str, Any]
 
@@ -86,10 +87,11 @@ def _requests(profile: Profile) -> Iterator[Span]:
 
 
 def _complete(span: Span, start_s: float) -> Event:
-    # Both ends are rounded to nanoseconds alike: neighbours meet and parts stay within the whole.
-    begin, end = (round((at - start_s) * 1e9) for at in (span.begin_s, span.end_s))
+    # Both ends are rounded alike, to what binary fractions hold exactly: neighbours meet, parts stay within the whole,
+    # also where a reader cuts nanoseconds off.
+    begin, end = (round((at - start_s) * 1e6 * _PARTS) for at in (span.begin_s, span.end_s))
     event = {"ph": "X", "pid": PID, "tid": span.tid, "cat": span.category, "name": span.name}
-    return event | {"ts": begin / 1e3, "dur": (end - begin) / 1e3, "args": dict(span.args or {})}
+    return event | {"ts": begin / _PARTS, "dur": (end - begin) / _PARTS, "args": dict(span.args or {})}
 
 
 def _names(title: str, tids: list[int]) -> Iterator[Event]:
