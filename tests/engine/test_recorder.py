@@ -143,7 +143,7 @@ def test_ranges_of_a_step_that_raised_are_closed_by_the_next() -> None:
     recorder = Recorder((), 2, clock=clock, ranges=ranges)
     for phase in (SCHEDULE, BATCH, SCHEDULE, BATCH):
         recorder.begin(phase)
-    recorder.end([])
+    recorder.end([], [])
     assert ranges.said == ["step", " schedule", " batch"] * 2
     assert ranges.depth == 0
 

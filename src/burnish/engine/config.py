@@ -30,6 +30,7 @@ class EngineConfig:
     max_running: int = 64
     max_waiting: int = 1024
     prefix_cache: bool = True
+    lookup: bool = False  # draft what the text itself said before
     skip_ahead: int = 8  # waiting requests looked at behind one that does not fit
     max_skips: int = 32  # times a request may be overtaken before nobody passes it
     threads: int | None = None  # None: all cores

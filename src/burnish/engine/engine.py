@@ -9,15 +9,18 @@ from burnish.core.admission import Limits, admit
 from burnish.core.errors import BadRequest, Overloaded
 from burnish.core.profile import BATCH, FORWARD, SAMPLE, SCHEDULE, UPDATE
 from burnish.core.types import Event, FinishEvent, FinishReason, Load, PromptEvent, Request, StartEvent, TokenEvent
-from burnish.engine.batch import make_batch
+from burnish.engine.batch import make_batch, state_of
 from burnish.engine.blocks import BlockPool
 from burnish.engine.config import EngineConfig, arena, resolve
+from burnish.engine.costs import measure_costs
+from burnish.engine.draft_model import DraftModel
 from burnish.engine.prefix import PrefixCache
 from burnish.engine.recorder import Recorder, card_ranges
-from burnish.engine.sampling import BatchState, Chosen, Row, sample
+from burnish.engine.sampling import Chosen, sample
 from burnish.engine.scheduler import Schedule, Scheduler
 from burnish.engine.scoring import take_scores
 from burnish.engine.sequence import Sequence
+from burnish.engine.speculative import Drafted, Speculation, settle
 from burnish.engine.text import NoText, OutputText
 from burnish.models.tokenizer import Pieces, TextStream
 from burnish.plan.executor import make_executor
@@ -55,8 +58,10 @@ class Engine:
         vocabulary: Vocabulary | None,
         config: EngineConfig,
         *,
+        draft: Model | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``draft``: a smaller model of the same vocabulary that writes drafts. Raises ``BadSettings``."""
         plan = plan_of(model)
         self.config = resolve(config, plan.shape)
         assert self.config.num_blocks is not None
@@ -74,13 +79,28 @@ class Engine:
         self._outbox: list[Event] = []  # survives a step that raises half-way
         self._num_steps = 0
         self.forward_s = 0.0  # seconds inside the executor: the rest of a step is Python's
+        self._step_s = 0.0  # of the last step
+        self._speculation = self._speculate(plan, draft)
         self._operations = operation_names(plan)
         self._recorder: Recorder | None = None
+
+    def _speculate(self, plan: Plan, draft: Model | None) -> Speculation | None:
+        if draft is None and not self.config.lookup:
+            return None
+        room = arena(self.config)
+        vocab_size = plan.shape.vocab_size
+        model = None if draft is None else DraftModel(plan_of(draft), room, self.config.backend, vocab_size)
+        return Speculation(measure_costs(self._forward, room), looks_up=self.config.lookup, model=model)
 
     @property
     def has_work(self) -> bool:
         """Whether a step would compute something."""
         return bool(self._sequences)
+
+    @property
+    def drafted(self) -> Drafted:
+        """What came of drafts so far."""
+        return Drafted() if self._speculation is None else self._speculation.counts
 
     def add(self, request: Request) -> None:
         """Queue a request with n = 1.
@@ -115,13 +135,12 @@ class Engine:
         if not self.has_work:
             return []
         self._begin(SCHEDULE)
-        begun_s, schedule = self._clock(), self._scheduler.schedule()
+        begun_s, schedule = self._clock(), self._schedule()
         logits = self._compute(schedule)
-        ready = [chunk.sequence for chunk in schedule.chunks if chunk.is_last]  # each has a row left after scoring
         scored = take_scores(schedule.chunks, logits)
-        chosen = sample(scored.rest, self._state(ready))
+        chosen = settle(sample(scored.rest, state_of(schedule.chunks)), schedule.chunks)
         self._num_steps += 1
-        self._update(begun_s, schedule, scored.events, list(zip(ready, chosen, strict=True)))
+        self._update(begun_s, schedule, scored.events, chosen)
         return self._take_events()
 
     def load(self) -> Load:
@@ -142,6 +161,12 @@ class Engine:
         if self._recorder is not None:
             self._recorder.begin(phase)
 
+    def _schedule(self) -> Schedule:
+        """The next step, with drafts where they pay."""
+        if self._speculation is None:
+            return self._scheduler.schedule()
+        return self._speculation.write(self._scheduler.schedule(self._speculation.lengths))
+
     def _compute(self, schedule: Schedule) -> Floats:
         if self._recorder is not None:
             self._recorder.see(schedule)
@@ -151,43 +176,35 @@ class Engine:
         self._begin(FORWARD)
         begun_s = time.perf_counter()
         logits = self._forward(inputs)
-        self.forward_s += time.perf_counter() - begun_s
+        self._step_s = time.perf_counter() - begun_s
+        self.forward_s += self._step_s
         self._begin(SAMPLE)
         return logits
 
-    def _state(self, ready: list[Sequence]) -> BatchState:
-        return tuple(
-            Row(
-                s.sampling,
-                s.request.prompt,
-                s.output if s.sampling.is_penalized else [],
-                s.draw() if s.sampling.temperature > 0 else 0.0,
-            )
-            for s in ready
-        )
-
     def _update(
-        self,
-        begun_s: float,
-        schedule: Schedule,
-        scored: list[PromptEvent],
-        chosen: list[tuple[Sequence, Chosen]],
+        self, begun_s: float, schedule: Schedule, scored: list[PromptEvent], chosen: list[list[Chosen]]
     ) -> None:
-        """Book what was computed, tell what was scored, append what was chosen."""
+        """Book what was computed, tell what was scored, append what was chosen, chunk by chunk."""
         self._begin(UPDATE)
         for started in schedule.started:
             queue_s = begun_s - started.arrival_s
             self._outbox.append(StartEvent(request_id=started.request.request_id, queue_s=queue_s))
-        for chunk in schedule.chunks:
-            self._scheduler.advance(chunk)
+        num_kept = [max(0, len(own) - 1) for own in chosen]  # of the drafts
+        if self._speculation is not None:
+            self._speculation.learn(schedule.chunks, num_kept, self._step_s)
+        for chunk, count in zip(schedule.chunks, num_kept, strict=True):
+            self._scheduler.advance(chunk, count)
         for event in scored:
             is_number = not any(math.isnan(token.logprob) for token in event.logprobs)
             self._outbox.append(event if is_number else self._no_numbers(self._sequences[event.request_id]))
-        for sequence, choice in chosen:
-            if sequence.request.request_id in self._sequences:
-                self._append(sequence, choice)
+        for chunk, own in zip(schedule.chunks, chosen, strict=True):
+            for choice in own:
+                if chunk.sequence.request.request_id in self._sequences:
+                    self._append(chunk.sequence, choice)
         if self._recorder is not None:
-            self._recorder.end(self._forward.seconds())
+            chunks = zip(schedule.chunks, chosen, strict=True)
+            written = [len(own) if chunk.sequence.max_output else 0 for chunk, own in chunks]
+            self._recorder.end(self._forward.seconds(), written)
 
     def _append(self, sequence: Sequence, choice: Chosen) -> None:
         """One new token, and the finish if it is the last."""
@@ -198,6 +215,7 @@ class Engine:
             self._outbox.append(self._finish(sequence, "length"))
             return
         sequence.tokens.append(choice.token_id)
+        sequence.use_up(1)
         is_end = self._ends(sequence, choice.token_id)
         text = "" if is_end else sequence.text.push(choice.token_id)
         reason = self._reason(sequence, is_end)
@@ -233,6 +251,8 @@ class Engine:
     def _finish(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> FinishEvent:
         self._scheduler.remove(sequence)
         del self._sequences[sequence.request.request_id]
+        if self._speculation is not None:
+            self._speculation.forget(sequence.request.request_id)
         request_id = sequence.request.request_id
         return FinishEvent(request_id=request_id, reason=reason, usage=sequence.usage, error=error)
 

@@ -17,10 +17,11 @@ NO_BLOCK = -1
 class Entry:
     """A block and the prefix it holds: ``tokens`` after everything ``parent`` holds. Compared by identity."""
 
-    __slots__ = ("__weakref__", "block", "key", "parent", "tokens")
+    __slots__ = ("__weakref__", "block", "is_drafted", "key", "parent", "tokens")
 
     def __init__(self, key: bytes, parent: "Entry | None", tokens: tuple[int, ...], block: int) -> None:
         self.key, self.parent, self.tokens, self.block = key, parent, tokens, block
+        self.is_drafted = False  # whether the block holds the keys of the draft model, too
 
 
 def sha256_key(parent: bytes, tokens: Sequence[int]) -> bytes:

@@ -1,7 +1,7 @@
 """Records the steps of an engine: when each phase began and ended, and who took part. Made when it is asked for."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -93,10 +93,11 @@ class Recorder:
             started = schedule.started
             self._parts = [self._part(chunk, is_new=chunk.sequence in started) for chunk in schedule.chunks]
 
-    def end(self, operations_s: list[float]) -> None:
-        """The step ends."""
+    def end(self, operations_s: list[float], num_written: Sequence[int]) -> None:
+        """The step ends; so many tokens were written by each who took part."""
         if self.is_full:
             return
+        self._parts = [part._replace(num_written=count) for part, count in zip(self._parts, num_written, strict=True)]
         self._marks.append(("", self._clock()))
         self._close(self._num_open)
         self._steps.append(_Step(self._marks, self._parts, operations_s))
@@ -110,13 +111,13 @@ class Recorder:
         sequence = chunk.sequence
         number = self._numbers.setdefault(sequence.request.request_id, len(self._numbers) + 1)
         is_prefill = sequence.num_computed < len(sequence.request.prompt)
-        num_written = int(chunk.is_last and sequence.max_output > 0)
+        rows = chunk.num_tokens + len(chunk.draft)
         return Part(
             number,
-            chunk.num_tokens,
-            sequence.num_computed + chunk.num_tokens,
+            rows,
+            sequence.num_computed + rows,
             is_prefill,
-            num_written,
+            0,  # told at the end
             sequence.arrival_s if is_new else None,
         )
 

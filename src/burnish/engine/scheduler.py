@@ -2,9 +2,12 @@
 
 One rule: a sequence has known and computed tokens; a step gives each sequence some of the difference until the
 budget runs out. Prefill in chunks, prefix hits, decode and recomputation after preemption are the same arithmetic.
+What is left of a step may be given to drafts: tokens computed as if they were known, and kept if they turn out right.
 """
 
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from burnish.core.types import Load
@@ -14,11 +17,17 @@ from burnish.engine.prefix import PrefixCache
 from burnish.engine.sequence import Sequence
 
 
-class Chunk(NamedTuple):
-    """Tokens ``num_computed`` .. ``num_computed + num_tokens`` of a sequence."""
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Tokens ``num_computed`` .. ``num_computed + num_tokens`` of a sequence, and drafts behind them.
+
+    Blocks are there for ``room`` drafts.
+    """
 
     sequence: Sequence
     num_tokens: int
+    room: int = 0
+    draft: tuple[int, ...] = ()
 
     @property
     def is_last(self) -> bool:
@@ -31,6 +40,10 @@ class Chunk(NamedTuple):
         sequence = self.sequence
         first, last = sequence.num_computed, sequence.num_computed + self.num_tokens
         return range(max(first, sequence.num_scored), min(last, sequence.num_to_score))
+
+
+Lengths = Callable[[list[Sequence], int, int], list[int]]
+"""(sequences that decode, rows of the step without drafts, rows that are left) -> drafts of each"""
 
 
 class Schedule(NamedTuple):
@@ -62,8 +75,8 @@ class Scheduler:
         else:
             self.waiting.remove(sequence)
 
-    def schedule(self) -> Schedule:
-        """The next step: every decode, then prefill within its share, the oldest first."""
+    def schedule(self, lengths: Lengths | None = None) -> Schedule:
+        """The next step: every decode, then prefill within its share, the oldest first; then room for drafts."""
         chunks: list[Chunk] = []
         prefill = self._prefill_budget()
         for sequence in list(self.running):
@@ -81,17 +94,42 @@ class Scheduler:
             assert grown, "admission looked for room"
             chunks.append(chunk)
             prefill -= chunk.num_tokens
+        if lengths is not None:
+            chunks = self._with_room(chunks, lengths)
         return Schedule(tuple(chunks), tuple(started))
 
-    def advance(self, chunk: Chunk) -> None:
-        """The chunk is computed: its full blocks can be found by other sequences from now on."""
+    def _with_room(self, chunks: list[Chunk], lengths: Lengths) -> list[Chunk]:
+        """The chunks, with blocks for drafts behind those that decode; nobody is preempted for a draft."""
+        decodes = [chunk.sequence for chunk in chunks if chunk.sequence.num_pending == 1]
+        rows = sum(chunk.num_tokens for chunk in chunks)
+        spare = max(0, self.config.step_tokens - rows)
+        asked = dict(zip((id(one) for one in decodes), lengths(decodes, rows, spare), strict=True))
+        return [self._room(chunk, asked.get(id(chunk.sequence), 0)) for chunk in chunks]
+
+    def _room(self, chunk: Chunk, wanted: int) -> Chunk:
+        sequence = chunk.sequence
+        room = max(0, min(wanted, sequence.max_output - sequence.num_output - 1))  # the last token needs no draft
+        while room and self._missing_blocks(sequence, 1 + room) > self.pool.num_available:
+            room -= 1
+        if not room:
+            return chunk
+        for _ in range(self._missing_blocks(sequence, 1 + room)):
+            sequence.blocks.append(self.pool.allocate())
+        return Chunk(sequence, chunk.num_tokens, room)
+
+    def advance(self, chunk: Chunk, num_kept: int = 0) -> None:
+        """The chunk is computed, and so many of its drafts turned out to be right: full blocks can be found by other
+        sequences from now on.
+        """
         sequence = chunk.sequence
         before = sequence.num_computed // self.config.block_size
-        sequence.num_computed += chunk.num_tokens
+        sequence.num_computed += chunk.num_tokens + num_kept
         sequence.num_scored = max(sequence.num_scored, min(sequence.num_computed, sequence.num_to_score))
-        if self.config.prefix_cache:
-            for index in range(before, sequence.num_computed // self.config.block_size):
-                self.prefix.remember(sequence.chain, sequence.tokens, sequence.blocks[index])
+        after = sequence.num_computed // self.config.block_size
+        if self.config.prefix_cache and after > before:
+            tokens = [*sequence.tokens, *chunk.draft[:num_kept]] if num_kept else sequence.tokens
+            for index in range(before, after):
+                self.prefix.remember(sequence.chain, tokens, sequence.blocks[index])
 
     def load(self) -> Load:
         """Counts for the outside."""
@@ -142,7 +180,7 @@ class Scheduler:
         for block in reversed(sequence.blocks):  # tails are evicted before the prefixes they need
             self.pool.release(block, keep=self.prefix.holds(block))
         sequence.blocks.clear()
-        sequence.num_computed = 0
+        sequence.num_computed = sequence.num_draft_computed = 0
 
     def _next_waiting(self) -> Sequence | None:
         """Admit the first waiting sequence that fits; a few may be overtaken, each a bounded number of times."""
@@ -178,6 +216,8 @@ class Scheduler:
             self.pool.share(block)
         sequence.blocks = found
         sequence.num_computed = len(found) * self.config.block_size
+        drafted = next((at for at, entry in enumerate(chain[1:]) if not entry.is_drafted), len(found))
+        sequence.num_draft_computed = drafted * self.config.block_size
         self.num_queried_tokens += sequence.num_known
         self.num_hit_tokens += sequence.num_computed
         self.waiting.remove(sequence)

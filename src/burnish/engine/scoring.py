@@ -34,8 +34,8 @@ def take_scores(chunks: Items[Chunk], logits: Floats) -> Scored:
             events.append(_event(chunk, logits[row : row + count]))
         row += count
         if chunk.is_last:
-            rest.append(row)
-            row += 1
+            rest += range(row, row + 1 + len(chunk.draft))
+            row += 1 + len(chunk.draft)
     return Scored(events, logits[rest])
 
 

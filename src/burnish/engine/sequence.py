@@ -20,6 +20,7 @@ class Sequence:
         self.arrival_s = arrival_s
         self.text = text
         self.num_computed = 0
+        self.num_draft_computed = 0  # by the draft model
         wants_scores = request.sampling.prompt_logprobs is not None
         self.num_to_score = len(request.prompt) - 1 if wants_scores else 0  # positions that predict a prompt token
         self.num_scored = 0  # of them; stays when blocks are lost
@@ -30,6 +31,7 @@ class Sequence:
         self.refused_at: int | None = None  # available blocks when it last did not fit
         seed = request.sampling.seed  # as text: Random takes -1 and 1 for the same number
         self._random = random.Random(None if seed is None else str(seed))  # noqa: S311 - sampling, not secrets
+        self._drawn: list[float] = []  # numbers of tokens to come
 
     @property
     def num_known(self) -> int:
@@ -61,6 +63,12 @@ class Sequence:
         """Tokens so far."""
         return Usage(len(self.request.prompt), self.num_output, self.num_cached or 0)
 
-    def draw(self) -> float:
-        """The next uniform number of this request's own stream, in [0, 1)."""
-        return self._random.random()
+    def uniform(self, ahead: int) -> float:
+        """The uniform number in [0, 1) of this request's own stream that draws its next token, or one further ahead."""
+        while len(self._drawn) <= ahead:
+            self._drawn.append(self._random.random())
+        return self._drawn[ahead]
+
+    def use_up(self, count: int) -> None:
+        """So many tokens were drawn."""
+        del self._drawn[:count]
