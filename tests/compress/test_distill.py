@@ -1,6 +1,7 @@
 """Distillation: losses by their definitions, learning that helps, runs that resume to the same bits."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ from torch import Tensor
 
 from burnish.compress.distill import Distillation, DistillConfig, Text, divergence, split, write
 from burnish.core.errors import BadSettings
+from burnish.models.checkpoint import load_decoder
 from burnish.models.decoder import Decoder
+from burnish.models.locate import held_out_text, locate
+from burnish.models.tokenizer import load_tokenizer
 from tests.tiny import tiny_decoder
 
 
@@ -96,6 +100,46 @@ def test_every_kind_brings_the_student_nearer(asked: dict[str, Any]) -> None:
     looks = taught(DistillConfig(**BASE, rate=1e-2, **asked)).run()
     assert [look.step for look in looks] == [0, 10, 20, 30]
     assert looks[-1].divergence < 0.9 * looks[0].divergence
+
+
+def held_out_losses(teach: Callable[[DistillConfig], Distillation], **asked: Any) -> tuple[float, float, float]:
+    """Of a student before, after as many steps on the data alone, and after those on the teacher's distributions."""
+    alone = teach(DistillConfig(**asked, logit_share=0.0, data_share=1.0)).run()
+    distilled = teach(DistillConfig(**asked, logit_share=1.0, data_share=0.0)).run()
+    assert alone[0] == distilled[0], "the same student"
+    return alone[0].loss, alone[-1].loss, distilled[-1].loss
+
+
+@pytest.mark.parametrize("seed", [2, 3, 4])
+def test_a_distilled_student_is_better_than_one_taught_by_the_data_alone(seed: int) -> None:
+    """The teacher wrote the text: it knows of every token what the text shows one draw of."""
+    before, alone, distilled = held_out_losses(
+        lambda config: taught(config, pupil(seed)), **BASE | {"steps": 60}, rate=1e-2
+    )
+    assert distilled < 0.95 * alone
+    assert alone < 0.95 * before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_so_it_is_with_the_built_in_model_as_teacher_of_a_text_it_never_saw(seed: int) -> None:
+    """A student of the draft's shape, from random weights, and stories by Oscar Wilde."""
+    path = locate("builtin")
+    teacher, tokenizer = load_decoder(path).decoder, load_tokenizer(path)
+    text = split(torch.tensor(tokenizer.encode(held_out_text().read_text())), 128)
+    shape = load_decoder(locate("builtin-draft")).decoder.config
+
+    def teach(config: DistillConfig) -> Distillation:
+        student, generator = Decoder(shape), torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in student.parameters():
+                if parameter.dim() == 2:
+                    parameter.normal_(std=0.02, generator=generator)
+        return Distillation(student, student, teacher, text, config)
+
+    before, alone, distilled = held_out_losses(teach, steps=60, batch=4, length=128, look_every=60, rate=5e-3)
+    assert distilled < alone - 0.02
+    assert alone < before - 1
 
 
 def test_who_watches_is_told_every_loss_and_every_look() -> None:
