@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from burnish.compress.passes.choice import FormatChoice
-from burnish.compress.passes.gptq import DAMP, Gptq, Order, compensate, gptq, inverse_factor
+from burnish.compress.passes.gptq import DAMPS, Gptq, Order, compensate, gptq, inverse_factor
 from burnish.compress.passes.grid import quantize
 from burnish.compress.passes.imatrix import SHRINKS, ImportanceRounding
 from burnish.compress.statistics import Flow
@@ -14,6 +14,7 @@ from burnish.models.formats.table import FORMATS
 from burnish.models.layers.linear import Linear
 from tests.compress.parts import correlated, part_of
 
+DAMP = DAMPS[0]
 ORDERS: tuple[Order, ...] = ("natural", "static", "grouped")
 NAMES = ("int8", "int4-g32", "int4-g64", "int4-g128", "int4-g32-asym")
 
@@ -137,6 +138,47 @@ def test_the_factor_is_that_of_the_inverse() -> None:
 def test_a_moment_that_no_damping_saves_has_no_factor() -> None:
     assert inverse_factor(torch.zeros(4, 4)) is None
     assert inverse_factor(torch.tensor([[1.0, 9.0], [9.0, 1.0]])) is None
+
+
+@pytest.mark.parametrize(
+    ("beside", "damp"), [(1.005, 0.01), (1.02, 10**-1.5), (1.05, 0.1), (1.2, 10**-0.5), (1.9, 1.0)]
+)
+def test_damping_is_raised_until_there_is_a_factor(beside: float, damp: float) -> None:
+    """The moment's least eigenvalue is 1 - ``beside``: only as much damping as overcomes it will do."""
+    moment = torch.tensor([[1.0, beside], [beside, 1.0]])
+    factor = inverse_factor(moment)
+    assert factor is not None
+    torch.testing.assert_close(factor.T @ factor @ (moment + damp * torch.eye(2)), torch.eye(2), atol=1e-3, rtol=0)
+
+
+def indefinite(moment: Tensor, stretch: float) -> Tensor:
+    """A moment (I, I) whose columns are told to be more alike than any can be: no data has such a one."""
+    alone = moment.diagonal().diag()
+    made = alone + (moment - alone) * stretch
+    assert torch.linalg.eigvalsh(made)[0] < -DAMP * made.diagonal().mean(), "the first try fails"
+    return made
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_moment_that_more_damping_saves_still_compensates(order: Order) -> None:
+    weight, rows, moment = problem(4)
+    target, stretched = integer("int4-g128"), indefinite(moment, 1.2)
+    chosen = gptq(weight, stretched, target, order=order)
+    important = quantize(weight, target, importance=moment.diagonal(), shrinks=SHRINKS, refit=True)
+    assert chosen.scales.isfinite().all()
+    assert lost(weight, rows, chosen) < 0.8 * lost(weight, rows, important)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("name", ["int4-g128", "int4-g32-asym"])
+def test_a_moment_that_no_damping_saves_leaves_rounding_by_importance(name: str, order: Order) -> None:
+    weight, _, moment = problem(4)
+    stretched = indefinite(moment, 2.0)
+    assert inverse_factor(stretched) is None
+    chosen = gptq(weight, stretched, integer(name), order=order)
+    rounded = quantize(weight, integer(name), importance=moment.diagonal(), shrinks=SHRINKS, refit=True)
+    assert torch.equal(chosen.codes, rounded.codes)
+    assert torch.equal(chosen.scales, rounded.scales)
 
 
 def test_both_passes_store_what_they_choose_and_say_what_the_outputs_lost() -> None:

@@ -6,15 +6,16 @@ Needs the environment that ``make bench`` builds.
 import json
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
 from burnish import LLM
 from burnish.assemble import open_plan
-from burnish.cli.compress import write_variant
+from burnish.cli.compress import Asked, write_variant
 from burnish.cli.export import write_export
+from burnish.compress.calibration import CalibrationConfig
 from burnish.core.types import Sampling
 from burnish.measure.quality.corpus import read_corpus
 from burnish.measure.quality.perplexity import Passage, QualityConfig, fed_windows, prepare, token_losses
@@ -49,13 +50,45 @@ def passage_of(path: Path) -> Passage:
     return prepare(read_corpus(held_out_text()), load_tokenizer(path), load_decoder(path).decoder.config, config)
 
 
-@pytest.mark.parametrize("weights", ["dense", "int8", "int4-g32"])
+class Case(NamedTuple):
+    """How a model is compressed, and the blocks that hold it."""
+
+    recipe: str
+    blocks: str
+    has_data: bool = False
+
+
+ZERO_POINTS = 'about = "x"\n[[pass]]\nname = "rtn"\nformats = ["int4-g32-asym"]\n'
+CASES = {
+    "dense": Case("", "F16"),
+    "int8": Case("int8", "Q8_0"),
+    "int4-g32": Case("int4-g32", "Q4_0"),
+    "int4 with zero points": Case(ZERO_POINTS, "Q4_1"),
+    "int3-g32": Case("int3-g32", "Q4_0"),  # three bits lie in blocks of four
+    "int4-gptq-g32": Case("int4-gptq-g32", "Q4_0", has_data=True),
+}
+
+
+def written(case: Case, folder: Path) -> Path:
+    """The built-in model compressed so."""
+    recipe, out = case.recipe, folder / "small"
+    if not recipe:
+        return locate("builtin")
+    if recipe == ZERO_POINTS:
+        (folder / "mine.toml").write_text(recipe)
+        recipe = str(folder / "mine.toml")
+    asked = Asked(
+        calibration=held_out_text() if case.has_data else None, sampling=CalibrationConfig(samples=16, length=128)
+    )
+    write_variant(locate("builtin"), out, recipe, lambda *_: None, asked)
+    return out
+
+
+@pytest.mark.parametrize("weights", list(CASES))
 def test_llama_cpp_computes_the_same_model(weights: str, tmp_path: Path) -> None:
-    path = locate("builtin")
-    if weights != "dense":
-        write_variant(path, tmp_path / "small", weights, lambda *_: None)
-        path = tmp_path / "small"
-    write_export(path, tmp_path / "out.gguf", "gguf", lambda *_: None)
+    path = written(CASES[weights], tmp_path)
+    exported = write_export(path, tmp_path / "out.gguf", "gguf", lambda *_: None)
+    assert exported.types[CASES[weights].blocks] >= 42, "every layer"
     passage, tokenizer = passage_of(path), load_tokenizer(path)
     windows = [(fed[0].tolist(), scored) for fed, [scored] in fed_windows(passage, 1)]
     prompts = [tokenizer.encode(text) for text in BEGINNINGS]
@@ -78,5 +111,5 @@ def test_llama_cpp_computes_the_same_model(weights: str, tmp_path: Path) -> None
         logits = golden_logits(decoder, [[*prompt, *answer[:split]]])[0]
         margin = float(logits[output.token_ids[split]] - logits[answer[split]])
         print(f"{weights}: answers part at token {split}, where their logits differ by {margin:.3f}")
-        assert weights.startswith("int4"), "inputs are rounded in other groups there"
+        assert CASES[weights].blocks.startswith("Q4"), "inputs are rounded in other groups there"
         assert abs(margin) < 0.1 * logits.std()

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from burnish.models.layers.linear import Linear
 from burnish.models.locate import held_out_text, locate
 from burnish.models.tokenizer import load_tokenizer
 from burnish.plan.lower import lower
+from burnish.plan.ops import Plan
 
 MAX_LOSS = 0.06  # of perplexity, kept by what is not broken
 RECIPE = """
@@ -34,11 +36,16 @@ formats = ["int4-g32-asym"]
 """
 
 
-@pytest.fixture(scope="module")
-def passage() -> Passage:
+def passage_of(text: Path) -> Passage:
+    """The beginning of a text."""
     path = locate("builtin")
     config = QualityConfig(context=256, stride=128, max_tokens=4000)
-    return prepare(read_corpus(held_out_text()), load_tokenizer(path), load_decoder(path).decoder.config, config)
+    return prepare(read_corpus(text), load_tokenizer(path), load_decoder(path).decoder.config, config)
+
+
+@pytest.fixture(scope="module")
+def passage() -> Passage:
+    return passage_of(held_out_text())
 
 
 @pytest.fixture(scope="module")
@@ -107,11 +114,29 @@ def test_what_is_broken_fails(
     assert judge_loss(compare(losses, parent_losses, passage).loss_ratio, MAX_LOSS) == verdict
 
 
-def calibrated(passage: Passage, recipe: str, *, strange: bool) -> NDArray[np.float64]:
-    """Losses of the built-in model compressed with a story, or with its tokens as another tokenizer numbers them."""
+class Texts(NamedTuple):
+    """Three pieces of a book that share nothing."""
+
+    calibration: Path  # its second half
+    budget: Passage  # of its second quarter
+    judged: Passage  # of its first
+
+
+@pytest.fixture(scope="module")
+def texts(passage: Passage, tmp_path_factory: pytest.TempPathFactory) -> Texts:
+    text, folder = held_out_text().read_text(), tmp_path_factory.mktemp("texts")
+    quarter = len(text) // 4
+    assert len(load_tokenizer(locate("builtin")).encode(text[:quarter])) > len(passage.tokens)
+    (folder / "second.txt").write_text(text[quarter : 2 * quarter])
+    (folder / "half.txt").write_text(text[2 * quarter :])
+    return Texts(folder / "half.txt", passage_of(folder / "second.txt"), passage)
+
+
+def calibrated(text: Path, recipe: str, *, strange: bool) -> Plan:
+    """The built-in model compressed with a text, or with its tokens as another tokenizer numbers them."""
     decoder = load_decoder(locate("builtin")).decoder
     data = read_calibration(
-        held_out_text(),
+        text,
         load_tokenizer(locate("builtin")),
         CalibrationConfig(samples=16, length=128),
         vocab_size=decoder.config.vocab_size,
@@ -120,18 +145,17 @@ def calibrated(passage: Passage, recipe: str, *, strange: bool) -> NDArray[np.fl
     if strange:
         order = torch.randperm(decoder.config.vocab_size, generator=torch.Generator().manual_seed(0))
         data = replace(data, tokens=order[data.tokens])
-    return token_losses(lower(apply(decoder, find_recipe(recipe), data).decoder), passage)
+    return lower(apply(decoder, find_recipe(recipe), data).decoder)
 
 
-def test_calibration_of_another_tokenizer_fails(
-    passage: Passage,
-    parent_losses: NDArray[np.float64],
-) -> None:
-    right, wrong = (calibrated(passage, "int3-gptq-g128", strange=strange) for strange in (False, True))
-    ratios = [compare(losses, parent_losses, passage).loss_ratio for losses in (right, wrong)]
-    budget = ratios[0].high
-    assert judge_loss(ratios[0], budget) == "pass"
-    assert judge_loss(ratios[1], budget) == "fail"
+def test_calibration_of_another_tokenizer_fails(texts: Texts, parent_losses: NDArray[np.float64]) -> None:
+    """What the right calibration costs on one text is the budget on another, and neither is calibrated with."""
+    parent = lower(load_decoder(locate("builtin")).decoder)
+    right, wrong = (calibrated(texts.calibration, "int2-gptq-g64", strange=strange) for strange in (False, True))
+    budget = compare(token_losses(right, texts.budget), token_losses(parent, texts.budget), texts.budget)
+    for model, verdict in ((right, "pass"), (wrong, "fail")):
+        found = compare(token_losses(model, texts.judged), parent_losses, texts.judged)
+        assert judge_loss(found.loss_ratio, budget.loss_ratio.high) == verdict
 
 
 def test_calibration_of_a_greater_vocabulary_is_refused(tiny_folder: Path, tmp_path: Path) -> None:

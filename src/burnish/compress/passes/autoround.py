@@ -69,8 +69,8 @@ class AutoRound(IntegerRounding):
                 with torch.enable_grad():
                     loss = (part.run(flow.hidden[chosen]) - flow.wanted[chosen]).square().mean()
                     loss.backward()  # type: ignore[no-untyped-call]
-                if float(loss) < best:
-                    best = float(loss)
+                if loss.item() < best:
+                    best = loss.item()
                     for one in learned.values():
                         one.keep()
                 rate = (1 - step / self.steps) / self.steps

@@ -78,7 +78,8 @@ def best_exponent(weights: Sequence[Tensor], targets: Sequence[IntegerFormat], i
         importance, divided = inputs.square / scale.square(), rows / scale
         total = 0.0
         for weight, target, output in zip(weights, targets, outputs, strict=True):
-            rounded = quantize(weight * scale, target, importance=importance, shrinks=SHRINKS, refit=True).dequantize()
+            chosen = quantize(weight * scale, target, importance=importance, shrinks=SHRINKS, refit=True)
+            rounded = chosen.dequantize().to(divided.dtype)
             total += float((divided @ rounded.T - output).square().sum() / output.square().sum().clamp(min=1e-30))
         return total
 

@@ -21,7 +21,7 @@ from burnish.models.formats.integer import IntegerFormat, Quantized
 
 Order = Literal["natural", "static", "grouped"]
 BLOCK = 128  # columns whose errors reach those behind them in one product
-DAMP, MAX_DAMP = 0.01, 1.0  # of the mean of the diagonal
+DAMPS = tuple(10 ** (half / 2) for half in range(-4, 1))  # 0.01 to 1 of the mean of the diagonal, tried in turn
 ROWS = 256
 
 
@@ -52,8 +52,8 @@ def gptq(weight: Tensor, second_moment: Tensor, target: IntegerFormat, *, order:
     """Codes and scales of a weight (O, I) under the mean of x xᵀ (I, I) of its inputs.
 
     Columns whose input was always zero are rounded to nearest: nothing is known of them. Weights that are zero stay
-    zero. A moment that has no inverse
-    is damped until it has one; where that takes more than its own mean, the whole weight is rounded by importance.
+    zero. A moment that has no inverse is damped until it has one; where that takes more than its own mean, the whole
+    weight is rounded by importance.
     """
     importance = second_moment.diagonal()
     size = target.group_size or weight.shape[1]
@@ -84,8 +84,7 @@ def inverse_factor(second_moment: Tensor) -> Tensor | None:
     """The upper factor U with Uᵀ U the inverse of the damped moment (I, I); None when damping does not make it one."""
     diagonal = second_moment.diagonal()
     mean = float(diagonal.mean())
-    damp = DAMP
-    while damp <= MAX_DAMP and mean > 0:
+    for damp in DAMPS if mean > 0 else ():
         damped = second_moment.clone()
         damped.diagonal().add_(damp * mean)
         lower, failed = torch.linalg.cholesky_ex(damped)
@@ -94,7 +93,6 @@ def inverse_factor(second_moment: Tensor) -> Tensor | None:
             upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
             if not failed and upper.isfinite().all():
                 return upper
-        damp *= 10**0.5
     return None
 
 

@@ -10,6 +10,7 @@ from burnish.compress.chain import Part
 from burnish.compress.fold import STORED, fold
 from burnish.compress.passes.base import Needs, Pass
 from burnish.compress.statistics import Flow, observe
+from burnish.core.errors import BadSettings
 from burnish.core.records import LayerRecord
 
 LEAST = 1e-5
@@ -19,11 +20,17 @@ LEAST = 1e-5
 class Smoothing(Pass):
     """Divides inputs by max|x| ** alpha / max|w| ** (1 - alpha), column by column.
 
-    Only where a norm or layer before can take the division. A rounding pass must follow.
+    Only where a norm or layer before can take the division. A rounding pass must follow. ``alpha``: how much of the
+    difficulty moves to the weights, 0 to 1.
     """
 
     alpha: float = 0.5
     needs: ClassVar[Needs] = Needs(data=True)
+
+    def __post_init__(self) -> None:
+        """Raise ``BadSettings`` for an alpha that is no share."""
+        if not 0 <= self.alpha <= 1:
+            raise BadSettings(f"smoothquant: alpha {self.alpha} is no share", remedy="Use 0 to 1; 0.5 is usual")
 
     def apply(self, part: Part, flow: Flow | None) -> Iterator[LayerRecord]:
         """Move scales between the part's norms and layers."""
