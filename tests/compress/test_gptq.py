@@ -15,7 +15,7 @@ from burnish.models.layers.linear import Linear
 from tests.compress.parts import correlated, part_of
 
 ORDERS: tuple[Order, ...] = ("natural", "static", "grouped")
-NAMES = ("int8", "int4-g32", "int4-g64", "int4-g128", "int4-g32-asym")
+NAMES = ("int8", "int4-g32", "int4-g64", "int4-g128", "int4-g32-asym", "int4-channel", "int8-channel-asym")
 
 
 def integer(name: str) -> IntegerFormat:
