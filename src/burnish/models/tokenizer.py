@@ -88,7 +88,7 @@ class Tokenizer:
         return "".join(map(stream.push, token_ids)) + stream.finish()
 
     def chat(self, messages: Sequence[Message], *, to_answer: bool = True) -> list[int]:
-        """Token ids of a conversation, ready for the assistant's answer if it is ``to_answer``. Raises ``BadRequest``."""
+        """Token ids of a conversation, ready for the assistant's answer if ``to_answer``. Raises ``BadRequest``."""
         if self.template is None:
             reason, remedy = "this model has no chat template", "Use /v1/completions"
             raise BadRequest(reason, remedy=remedy, param="messages", code="no_chat_template")
