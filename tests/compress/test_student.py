@@ -10,7 +10,6 @@ import torch
 from burnish.cli.compress import Asked, write_variant
 from burnish.compress.calibration import CalibrationConfig, draw
 from burnish.compress.chain import decoder_chain
-from burnish.compress.distill import write
 from burnish.compress.memory import plan_memory, text_size
 from burnish.compress.passes.distill import Distill
 from burnish.compress.recipes import find_recipe
@@ -24,7 +23,7 @@ from burnish.registry.artifact import read_manifest
 from tests.conftest import write_byte_tokenizer
 from tests.tiny import tiny_config, tiny_decoder
 
-SHORT = "steps = 40\nlength = 32\nlook_every = 20\nrate = 0.01\n"
+SHORT = "steps = 24\nlength = 32\nlook_every = 12\nrate = 0.01\n"
 LATER = '[[pass]]\nname = "gptq"\nformats = ["int8"]\n'
 
 
@@ -41,11 +40,10 @@ def small(**changes: Any) -> DecoderConfig:
     return tiny_config(num_layers=1, hidden_size=32, inner_size=64, num_heads=2, num_kv_heads=1, **changes)
 
 
-def test_a_new_student_learns_what_its_teacher_says(tmp_path: Path) -> None:
+def test_a_new_student_learns_to_give_what_its_teacher_gives(tmp_path: Path) -> None:
     teacher = tiny_decoder(seed=1)
-    generator = torch.Generator().manual_seed(0)
-    said = write(teacher, torch.randint(0, 256, (24, 1), generator=generator), 65, generator).flatten()
-    data = draw(said, 64, CalibrationConfig(samples=32, length=64))
+    tokens = torch.randint(0, 256, (2048,), generator=torch.Generator().manual_seed(0))
+    data = draw(tokens, 64, CalibrationConfig(samples=32, length=64))
     recipe = find_recipe(recipe_of(tmp_path, small()))
     looks: dict[int, float] = {}
 
@@ -56,7 +54,7 @@ def test_a_new_student_learns_what_its_teacher_says(tmp_path: Path) -> None:
     before = golden_logits(teacher, ((1, 2, 3),))
     made = apply(teacher, recipe, data, watch=watch).decoder
     assert made.config == small()
-    assert looks[40] < 0.96 * looks[0]
+    assert looks[24] < 0.97 * looks[0]
     assert (golden_logits(teacher, ((1, 2, 3),)) == before).all()
     assert not any(parameter.requires_grad for parameter in made.parameters())
 
