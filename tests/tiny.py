@@ -59,11 +59,11 @@ class ByteTokenizer:
         special = {} if skip_special_tokens else names
         return b"".join(bytes([i]) if i < 256 else special.get(i, b"") for i in token_ids).decode(errors="replace")
 
-    def chat(self, messages: Sequence[Message]) -> list[int]:
+    def chat(self, messages: Sequence[Message], *, to_answer: bool = True) -> list[int]:
         if not messages:
             raise BadRequest("messages is empty", remedy="Send at least one message", param="messages")
         turns = "".join(f"{message.role}: {message.content}\n" for message in messages)
-        return self.encode(f"{turns}assistant: ")
+        return self.encode(f"{turns}assistant: " if to_answer else turns)
 
     def piece(self, token_id: int) -> bytes:
         return bytes([token_id]) if token_id < 256 else b""

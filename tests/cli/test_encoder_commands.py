@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import tokenizers
 import torch
@@ -83,6 +84,32 @@ def test_compressed_measured_and_opened_by_transformers(
     with torch.no_grad():
         rows = theirs(torch.tensor([prompt])).last_hidden_state[0].mean(0).numpy()
     np.testing.assert_allclose(embeddings_of(load_checked_encoder(out).encoder, [prompt])[0], rows, atol=1e-4)
+
+
+@pytest.mark.parametrize("recipe", ["int8", "int4-g32", "int8-w8a8-static"])
+def test_onnx_runtime_embeds_texts_of_any_length_as_we_do(
+    burnish: Run, encoder_folder: Path, sentences: Path, tmp_path: Path, recipe: str
+) -> None:
+    """As the README has it, with a session as anybody opens it: inputs of four bits may be rounded there."""
+    small, file = tmp_path / "small", tmp_path / "small.onnx"
+    given = ("--calibration", sentences, "--samples", 100, "--length", 24) if recipe == "int8-w8a8-static" else ()
+    burnish("compress", encoder_folder, small, "--recipe", recipe, *given)
+    burnish("export", small, file, "--to", "onnx")
+    tokenizer = load_tokenizer(small)
+    texts = [tokenizer.encode(" ".join(SENTENCES[i : i + 20])[: 8 + 6 * i])[:48] for i in range(32)]
+    lengths = [len(text) for text in texts]
+    assert min(lengths) < 8
+    assert max(lengths) == 48
+    ids = np.array([text + [0] * (48 - len(text)) for text in texts])
+    mask = np.array([[1] * length + [0] * (48 - length) for length in lengths])
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    [found] = session.run(["sentence_embedding"], {"input_ids": ids, "attention_mask": mask})
+    ours = embeddings_of(load_checked_encoder(small).encoder, texts)
+    cosines = (found * ours).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(ours, axis=1)
+    assert cosines.min() >= 0.999
+    others = np.roll(ours, 1, axis=0)
+    apart = (ours * others).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(others, axis=1)
+    assert apart.max() < 0.999, "other texts are further away than the bound"
 
 
 def test_an_encoder_that_changed_is_refused(burnish: Run, encoder_folder: Path, tmp_path: Path) -> None:

@@ -66,6 +66,29 @@ def test_what_is_loaded_computes_what_was_compressed_bit_for_bit(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize("name", ["int4-channel", "int2-channel-asym", "int8-g64-asym", "int8-channel-asym"])
+def test_channels_and_zero_points_come_back_and_are_served(parent: Path, tmp_path: Path, name: str) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(f'[[pass]]\nname = "rtn"\nformats = ["{name}", "int8-channel-asym"]\nhead = "{name}"\n')
+    out = tmp_path / "out"
+    made = make(parent, out, str(recipe))
+    loaded = load_decoder(out)
+    assert loaded.weights == name
+    assert np.array_equal(golden_logits(loaded.decoder, PROMPTS), golden_logits(made.decoder, PROMPTS))
+    assert all(check.passed for check in verify(open_plan(out)))
+
+
+def test_rounded_inputs_go_with_zero_points_in_bytes(parent: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('activations = "int8"\n[[pass]]\nname = "rtn"\nformats = ["int8-channel-asym"]\n')
+    write_variant(parent, tmp_path / "out", str(recipe), lambda *_: None)
+    ours = golden_logits(load_decoder(tmp_path / "out").decoder, PROMPTS)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    assert "int-quantized" in {group["format"] for group in config["config_groups"].values()}
+    found = by_transformers(tmp_path / "out", rounds_inputs=False)
+    np.testing.assert_allclose(found, ours, atol=1e-3 * ours.std())
+
+
 def test_the_manifest_tells_the_story(parent: Path, tmp_path: Path) -> None:
     make(parent, tmp_path / "out", "int4")
     manifest = read_manifest(tmp_path / "out")

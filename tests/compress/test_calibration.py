@@ -8,6 +8,9 @@ import torch
 
 from burnish.compress.calibration import Calibration, CalibrationConfig, read_calibration
 from burnish.core.errors import BadSettings, NotFound
+from burnish.core.types import Message
+from burnish.models.locate import locate
+from burnish.models.tokenizer import load_tokenizer
 from tests.tiny import BOS, VOCAB_SIZE, ByteTokenizer
 
 
@@ -48,9 +51,23 @@ def test_chats_go_through_the_template_and_token_ids_as_they_are(tmp_path: Path)
     file = lines(tmp_path / "data.jsonl", {"messages": chat}, {"tokens": [7] * 2000}, {"text": "the end"})
     config = CalibrationConfig(samples=64, length=64)
     tokens = read(file, config).tokens.flatten().tolist()
-    rendered = [BOS, *f"user: {'hello ' * 30}\nassistant: well\nassistant: ".encode()]
+    rendered = [BOS, *f"user: {'hello ' * 30}\nassistant: well\n".encode()]
     assert tokens[: len(rendered)] == rendered
     assert tokens[len(rendered) : len(rendered) + 1000] == [7] * 1000
+
+
+def test_an_answer_begins_behind_a_question_and_never_behind_an_answer(tmp_path: Path) -> None:
+    """The words that begin an answer, with none behind them, are no text a model meets."""
+    turns = [{"role": role, "content": "hello " * 40} for role in ("user", "assistant", "user")]
+    tokenizer, config = load_tokenizer(locate("builtin")), CalibrationConfig(samples=64, length=64)
+    begun = tokenizer.chat([Message("user", "x")])
+    begun = begun[len(tokenizer.chat([Message("user", "x")], to_answer=False)) :]
+    for messages, asks in ((turns, True), (turns[:2], False)):
+        file = lines(tmp_path / "data.jsonl", *[{"messages": messages}] * 40)
+        text = read_calibration(file, tokenizer, config, vocab_size=4096, max_positions=512).text.tolist()
+        chat = tokenizer.chat([Message(**message) for message in messages], to_answer=asks)
+        assert text == 40 * chat
+        assert (text[-len(begun) :] == begun) == asks
 
 
 def test_a_model_that_sees_less_gets_shorter_pieces(tmp_path: Path) -> None:

@@ -104,6 +104,8 @@ def test_sizes_are_what_kernels_like() -> None:
     for share in (0.0, 1.0, -1):
         with pytest.raises(BadSettings, match="share"):
             shrunk_config(BASIC, share)
+    with pytest.raises(BadSettings, match=r"share 0.01 takes no channel of any block, .*\. Use 0.126 or more"):
+        shrunk_config(BASIC, 0.01)
     narrow = VisionConfig(num_classes=2, stages=(Stage(width=8, inner=4, depth=1, stride=1),))
     with pytest.raises(BadSettings, match="fewer than 8 channels"):
         shrunk_config(narrow, 0.5)

@@ -122,6 +122,33 @@ def test_zero_points_move_over_as_minima(tmp_path: Path) -> None:
     assert made.worst_relative_error < 3e-3, "a product of scale and zero point is rounded to float16"
 
 
+@pytest.mark.parametrize(
+    ("name", "types", "most"),
+    [
+        ("int4-channel", {"Q4_0"}, 2**-11),  # a scale of a channel is rounded to float16
+        ("int4-channel-asym", {"Q4_1"}, 3e-3),
+        ("int8-g32-asym", {"Q8_0"}, 0.01),  # what is too far from its zero point is rounded anew
+        ("int8-channel-asym", {"Q8_0"}, 0.01),
+    ],
+)
+def test_channels_and_zero_points_become_blocks_and_what_that_costs_is_told(
+    tmp_path: Path, name: str, types: set[str], most: float
+) -> None:
+    save_checkpoint(tiny_decoder(), tmp_path / "model", family="llama", dtype=torch.bfloat16)
+    write_byte_tokenizer(tmp_path / "model")
+    (tmp_path / "mine.toml").write_text(f'[[pass]]\nname = "rtn"\nformats = ["{name}"]\n')
+    write_variant(tmp_path / "model", tmp_path / "small", str(tmp_path / "mine.toml"), silent)
+    made = write_export(tmp_path / "small", tmp_path / "out.gguf", "gguf", silent)
+    assert types < made.types.keys()
+    assert 0 < made.worst_relative_error < most
+    stored = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "out.gguf").tensors}
+    layers = decoder_chain(load_decoder(tmp_path / "small").decoder).layers
+    for number in range(2):
+        found, dense = stored[f"blk.{number}.ffn_down.weight"], layers[f"layers.{number}.mlp.down_proj"].dense_weight()
+        error = np.linalg.norm(dequantize(found.data, found.tensor_type) - dense.numpy())
+        assert error <= made.worst_relative_error * float(dense.norm()) * 1.001
+
+
 @pytest.mark.parametrize("model", ["builtin", "tiny"])
 def test_the_tokenizer_is_the_same(model: str, tiny_folder: Path, tmp_path: Path) -> None:
     folder = tiny_folder if model == "tiny" else locate(model)

@@ -77,11 +77,12 @@ def test_integers_keep_their_codes_and_their_size(folder: Path, tmp_path: Path, 
     assert (tmp_path / "out.onnx").stat().st_size < 0.6 * (tmp_path / "floats.onnx").stat().st_size
 
 
-@pytest.mark.parametrize("bits", [4, 3, 2])
-def test_zero_points_are_taken_off_the_codes(folder: Path, tmp_path: Path, bits: int) -> None:
-    """Four bits less a zero point reach from -15 to 15, too far for half a byte."""
+@pytest.mark.parametrize("group", ["g32", "channel"])
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+def test_zero_points_are_taken_off_the_codes(folder: Path, tmp_path: Path, bits: int, group: str) -> None:
+    """Four bits less a zero point reach from -15 to 15, too far for half a byte; eight keep theirs beside them."""
     recipe = tmp_path / "mine.toml"
-    recipe.write_text(f'[[pass]]\nname = "rtn"\nformats = ["int{bits}-g32-asym"]\n')
+    recipe.write_text(f'[[pass]]\nname = "rtn"\nformats = ["int{bits}-{group}-asym"]\n')
     write_variant(folder, tmp_path / "small", str(recipe), silent)
     found = exported(tmp_path / "small", tmp_path / "out.onnx")
     np.testing.assert_allclose(found, embeddings_of(load_encoder(tmp_path / "small").encoder, TEXTS), atol=2e-5)

@@ -117,6 +117,9 @@ MADE = {
     **{recipe: f'name = "rtn"\nformats = ["{recipe}"]' for recipe in ("int8", "int4-g32", "int4-g64", "int3-g64")},
     "zero points": 'name = "rtn"\nformats = ["int4-g32-asym"]',
     "zero points of two bits": 'name = "rtn"\nformats = ["int2-g32-asym"]',
+    "channels": 'name = "rtn"\nformats = ["int4-channel"]\nhead = "int3-channel"',
+    "channels with zero points": 'name = "rtn"\nformats = ["int4-channel-asym"]\nhead = "int2-channel-asym"',
+    "eight bits with zero points": 'name = "rtn"\nformats = ["int8-g32-asym"]\nhead = "int8-channel-asym"',
     "sparse": 'name = "magnitude"\nsparsity = "2:4"\n[[pass]]\nname = "rtn"\nformats = ["int8-2:4"]',
 }
 

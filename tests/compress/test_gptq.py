@@ -16,7 +16,7 @@ from tests.compress.parts import correlated, part_of
 
 DAMP = DAMPS[0]
 ORDERS: tuple[Order, ...] = ("natural", "static", "grouped")
-NAMES = ("int8", "int4-g32", "int4-g64", "int4-g128", "int4-g32-asym")
+NAMES = ("int8", "int4-g32", "int4-g64", "int4-g128", "int4-g32-asym", "int4-channel", "int8-channel-asym")
 
 
 def integer(name: str) -> IntegerFormat:

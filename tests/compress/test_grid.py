@@ -42,7 +42,7 @@ def test_a_refitted_scale_is_taken_only_where_it_is_better(target: IntegerFormat
     assert lost[1] <= lost[0] * (1 + 1e-6)
 
 
-@pytest.mark.parametrize("name", ["int4-g32-asym", "int4-g128-asym"])
+@pytest.mark.parametrize("name", ["int4-g32-asym", "int4-g128-asym", "int4-channel-asym", "int8-g64-asym"])
 def test_zero_is_on_every_grid_with_a_zero_point(name: str) -> None:
     """Groups far from zero too: a weight of zero stays zero."""
     target = FORMATS[name]

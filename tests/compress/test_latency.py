@@ -65,7 +65,8 @@ def test_products_are_measured_once_for_every_kernel() -> None:
     module = native()
     assert module is not None
     small, large = Product(64, 64), Product(1024, 512)
-    names = ("int8", "int4-g32", "int3-g32", "int4-g32-asym", "int8-2:4", "dense")
+    names = ["int8", "int4-g32", "int3-g32", "int4-g32-asym", "int8-2:4", "dense"]
+    names += ["int4-channel", "int4-channel-asym", "int8-channel-asym"]
     costs = measure_costs([(p, get(n)) for p in (small, large) for n in names], 1 << 20, module, rounds=3)
     assert all(costs.of(p, get(n)) > 0 for p in (small, large) for n in names)
     for product in (small, large):

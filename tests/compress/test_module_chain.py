@@ -1,6 +1,9 @@
 """Any module of linear and convolutional layers goes through the same walk and the same passes."""
 
 import copy
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -185,6 +188,50 @@ def test_a_module_is_compressed_by_one_call() -> None:
     broken.left.weight.data[0, 0, 0, 0] = torch.nan
     with pytest.raises(BadRequest, match=r"left\.matrix holds infinities"):
         compress_module(broken, "int8-gptq", images())
+
+
+def test_what_a_module_will_take_is_planned_and_refused_beforehand() -> None:
+    plain = seeded(Branches()).eval()
+    few, many = (compress_module(copy.deepcopy(plain), "int8-gptq", images(count)) for count in (16, 160))
+    between = 4 * 2 * (160 - 16) * 3 * 20 * 20  # bytes of the images alone, and of what they become
+    assert many.planned_bytes - few.planned_bytes > between
+    kept = copy.deepcopy(plain)
+    with pytest.raises(BadSettings) as refused:
+        compress_module(kept, "int8-gptq", images(160), memory_bytes=2**20)
+    line = str(refused.value)
+    assert re.search(r"this takes [\d,]+ MiB of memory \(data \d+, statistics \d+, working \d+, libraries 64,", line)
+    assert line.endswith("more than the 1 allowed. Allow more memory_bytes, or give fewer samples")
+    torch.testing.assert_close(kept(images(2)), plain(images(2)))
+    allowed = many.planned_bytes + 2**30  # the program itself may have grown since
+    assert compress_module(kept, "int8-gptq", images(160), memory_bytes=allowed).records == many.records
+
+
+TAKEN = """
+import resource, torch
+from torch import nn
+from burnish.compress.memory import LIBRARIES
+from burnish.compress.module import compress_module
+from burnish.core.memory import own_bytes
+
+def network(width):
+    return nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1))
+
+def peak():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+compress_module(network(8), "int8-gptq", torch.randn(32, 3, 16, 16))  # what libraries take when they are first used
+module, images = network(64), torch.randn(256, 3, 32, 32)
+held, before = own_bytes(), peak()
+planned = compress_module(module, "int8-gptq", images).planned_bytes - held - LIBRARIES
+print(planned, peak() - before)
+"""
+
+
+@pytest.mark.slow
+def test_no_more_is_taken_than_was_planned() -> None:
+    done = subprocess.run([sys.executable, "-c", TAKEN], capture_output=True, text=True, check=True)
+    planned, taken = map(int, done.stdout.split())
+    assert 2**25 < taken < planned < 4 * taken
 
 
 class ByName(nn.Module):

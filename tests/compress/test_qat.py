@@ -29,7 +29,7 @@ def choice(name: str) -> FormatChoice:
     return FormatChoice((found,))
 
 
-@pytest.mark.parametrize("name", ["int8", "int4-g32", "int2-g32", "int3-g64-asym"])
+@pytest.mark.parametrize("name", ["int8", "int4-g32", "int2-g32", "int3-g64-asym", "int4-channel-asym"])
 def test_before_training_the_student_is_what_would_be_stored(name: str) -> None:
     decoder = tiny_decoder(tied_embeddings=False)
     student = Student(decoder, choice(name))

@@ -92,6 +92,12 @@ def test_a_refusal_is_one_line(recipe: str, target: str, line: str) -> None:
 def test_recipes_from_files_are_held_against_the_same_table(tmp_path: Path) -> None:
     four = written(tmp_path, RTN + 'formats = ["int4-g128", "int4-g32-asym"]\nhead = "int4-g128"')
     assert runtimes_of(find_recipe(four)) == ("cpu", "gpu", "gguf", "onnx")
+    channels = RTN + 'formats = ["int4-channel", "int4-channel-asym"]'
+    assert runtimes_of(find_recipe(written(tmp_path, channels))) == ("cpu", "gpu", "gguf", "onnx")
+    eight = find_recipe(written(tmp_path, RTN + 'formats = ["int8-g64-asym"]'))
+    assert runtimes_of(eight) == ("cpu", "gguf", "onnx")
+    with pytest.raises(BadSettings, match=r"'mine.toml' stores int8-g64-asym, which gpu .*, format int4-g32-asym$"):
+        refuse_unfit(eight, "gpu")
     three = find_recipe(written(tmp_path, RTN + 'formats = ["int3-g64"]'))
     with pytest.raises(BadSettings, match=r"'mine.toml' stores int3-g64, which gpu .*, format int4-g128$"):
         refuse_unfit(three, "gpu")

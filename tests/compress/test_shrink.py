@@ -1,22 +1,26 @@
 """Shrinking: what is never used goes without a trace, what is left is a smaller model of the same kind."""
 
+import re
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from burnish.compress.calibration import Calibration, CalibrationConfig, draw
-from burnish.compress.importance import by_activations
+from burnish.compress.importance import Importance, by_activations, by_gradient
 from burnish.compress.shrink import Shrinkage, choose, shrunk_config, take
 from burnish.core.errors import BadSettings
 from burnish.models.checkpoint import load_decoder, save_checkpoint
 from burnish.models.decoder import Decoder
 from burnish.models.golden import golden_logits
 from tests.compress.parts import blocks
-from tests.tiny import tiny_decoder
+from tests.tiny import tiny_config, tiny_decoder
 
 PROMPTS = ((1, 2, 3, 4, 5), (250, 9), (77,))
 KINDS: dict[str, dict[str, Any]] = {
@@ -154,6 +158,121 @@ def test_nothing_asked_is_the_same_model() -> None:
 def test_at_least_one_of_each_is_left() -> None:
     config = shrunk_config(tiny_decoder().config, Shrinkage(inner=0.99, heads=0.99, hidden=0.99, layers=0.99))
     assert (config.num_layers, config.num_heads, config.hidden_size, config.inner_size) == (1, 2, 32, 32)
+
+
+MEASURES = [by_activations, by_gradient]
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("num_kv_heads", [8, 2, 1], ids=["mha", "gqa", "mqa"])
+def test_heads_without_values_go_first_whatever_is_shared(
+    num_kv_heads: int, measure: Callable[[Decoder, Tensor], Importance]
+) -> None:
+    """Half of the heads give nothing: silent for their values (a pair each), or for who reads their mixture."""
+    decoder = tiny_decoder(seed=9, num_heads=8, num_kv_heads=num_kv_heads, tied_embeddings=False)
+    idle = [1, 2, 5, 7]  # two of each group of four
+    with torch.no_grad():
+        for block in blocks(decoder):
+            for head in idle:
+                rows = slice(16 * head, 16 * (head + 1))
+                block.attn.o_proj.weight[:, rows] = 0
+                if num_kv_heads == 8:
+                    block.attn.v_proj.weight[rows] = 0
+    importance = measure(decoder, data().tokens[:4])
+    target = shrunk_config(decoder.config, Shrinkage(heads=0.5))
+    assert (target.num_heads, target.num_kv_heads) == (4, 4 if num_kv_heads == 8 else num_kv_heads)
+    kept = choose(importance, decoder.config, target)
+    made = take(decoder, target, kept)
+    assert blocks(made)[0].attn.k_proj.weight.shape == (16 * target.num_kv_heads, 64)
+    if num_kv_heads == 8 or measure is by_gradient:  # who reads a mixture only the gradient knows
+        assert _kept_heads(decoder, made) == [[0, 3, 4, 6]] * 2
+        assert difference(made, decoder) < 1e-5
+    else:
+        assert all(len(heads) == 4 for heads in _kept_heads(decoder, made))
+
+
+def test_a_pair_of_multi_head_attention_stays_together() -> None:
+    decoder = tiny_decoder(seed=10, num_heads=4, num_kv_heads=4, qk_norm=True, qkv_bias=True)
+    target = shrunk_config(decoder.config, Shrinkage(heads=0.25))
+    assert (target.num_heads, target.num_kv_heads, target.head_dim) == (3, 3, 16)
+    kept = choose(by_activations(decoder, data().tokens[:4]), decoder.config, target)
+    made = take(decoder, target, kept)
+    for layer, (old, new) in enumerate(zip(blocks(decoder), blocks(made), strict=True)):
+        rows = torch.cat([torch.arange(16 * head, 16 * (head + 1)) for head in kept.heads[layer].tolist()])
+        for name in ("q_proj", "k_proj", "v_proj"):
+            ours, theirs = getattr(new.attn, name), getattr(old.attn, name)
+            assert torch.equal(ours.weight, theirs.weight[rows])
+            assert torch.equal(ours.bias, theirs.bias[rows])
+        assert torch.equal(new.attn.o_proj.weight, old.attn.o_proj.weight[:, rows])
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_idle_channels_of_the_stream_go_first(measure: Callable[[Decoder, Tensor], Importance]) -> None:
+    decoder = tiny_decoder(seed=3, tied_embeddings=False)
+    idle = torch.randperm(64, generator=torch.Generator().manual_seed(1))[:32]
+    with torch.no_grad():
+        decoder.embed_tokens.weight[:, idle] = 0
+        for block in blocks(decoder):
+            block.attn.o_proj.weight[idle] = 0
+            block.mlp.down_proj.weight[idle] = 0
+    target = shrunk_config(decoder.config, Shrinkage(hidden=0.5))
+    kept = choose(measure(decoder, data().tokens[:4]), decoder.config, target)
+    assert not set(kept.channels.tolist()) & set(idle.tolist())
+
+
+@pytest.mark.parametrize(
+    ("changes", "by", "line"),
+    [
+        (
+            {"num_heads": 4, "num_kv_heads": 2},
+            {"heads": 0.25},
+            "shrink heads by 0.25 takes nothing of 2, kept in multiples of 1. Use 0.251 or more, or leave heads out",
+        ),
+        (
+            {"inner_size": 184},
+            {"inner": 0.01},
+            "shrink inner by 0.01 takes nothing of 184, kept in multiples of 32. Use 0.044 or more, or leave inner out",
+        ),
+        (
+            {"num_heads": 1, "num_kv_heads": 1},
+            {"heads": 0.9},
+            "shrink heads by 0.9 takes nothing of 1, kept in multiples of 1. Leave heads out",
+        ),
+        (
+            {"hidden_size": 24, "num_heads": 4},
+            {"hidden": 0.5},
+            "shrink hidden by 0.5 takes nothing of 24, kept in multiples of 32. Leave hidden out",
+        ),
+        (
+            {"num_layers": 3},
+            {"layers": 0.1},
+            "shrink layers by 0.1 takes nothing of 3, kept in multiples of 1. Use 0.167 or more, or leave layers out",
+        ),
+    ],
+    ids=str,
+)
+def test_a_share_that_takes_nothing_is_refused_and_says_which_does(
+    changes: dict[str, Any], by: dict[str, float], line: str
+) -> None:
+    with pytest.raises(BadSettings) as refused:
+        shrunk_config(tiny_decoder(**changes).config, Shrinkage(**by))
+    assert str(refused.value) == line
+
+
+@given(count=st.integers(1, 5000), kind=st.sampled_from(["layers", "inner"]))
+def test_the_share_that_is_told_is_the_smallest_that_works(count: int, kind: str) -> None:
+    multiple = 1 if kind == "layers" else 32
+    config = tiny_config(**{"num_layers" if kind == "layers" else "inner_size": count})
+    try:
+        shrunk_config(config, Shrinkage(**{kind: 1e-9}))
+    except BadSettings as refused:
+        told = re.search(r"Use ([\d.]+) or more", refused.remedy)
+        assert (told is None) == (count <= multiple)
+        if told is None:
+            return
+        shrunk_config(config, Shrinkage(**{kind: float(told[1])}))
+        with pytest.raises(BadSettings, match="takes nothing"):
+            shrunk_config(config, Shrinkage(**{kind: max(float(told[1]) - 0.00101, 1e-9)}))
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, 2.0, float("nan")])

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ from burnish.models.layers.attention import causal_attend
 from tests.compress.parts import blocks
 from tests.tiny import tiny_decoder
 
-SHORT = {"steps": 40, "batch": 8, "length": 32, "look_every": 20}
+SHORT: dict[str, Any] = {"steps": 40, "batch": 8, "length": 32, "look_every": 20}
 INT2 = FormatChoice((integer_format("int2-g32"),))
 
 

@@ -32,6 +32,7 @@ class Format(NamedTuple):
 
 FORMATS = [
     *(Format("int4", group, asymmetric) for group in (32, 64, 128) for asymmetric in (False, True)),
+    *(Format("int4", None, asymmetric) for asymmetric in (False, True)),
     *(Format("int8", group) for group in (None, 32, 64, 128)),
     Format("sparse8", None),
 ]

@@ -44,17 +44,18 @@ def template(source: str) -> ChatTemplate:
     return found
 
 
+@pytest.mark.parametrize("to_answer", [True, False])
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_rendered_as_transformers_does(name: str, tmp_path: Path) -> None:
+def test_rendered_as_transformers_does(name: str, to_answer: bool, tmp_path: Path) -> None:
     folder = vocabularies.gpt2(shared("tokenizers/gpt2"), tmp_path)
     oracle: Any = transformers.PreTrainedTokenizerFast(
         tokenizer_file=str(folder / "tokenizer.json"), bos_token="<s>", eos_token="</s>"
     )
     messages = [message._asdict() for message in CONVERSATION]
     expected = oracle.apply_chat_template(
-        messages, chat_template=TEMPLATES[name], tokenize=False, add_generation_prompt=True
+        messages, chat_template=TEMPLATES[name], tokenize=False, add_generation_prompt=to_answer
     )
-    assert template(TEMPLATES[name]).render(CONVERSATION) == expected
+    assert template(TEMPLATES[name]).render(CONVERSATION, to_answer=to_answer) == expected
 
 
 def test_chat_gives_the_tokens_of_the_rendered_text(tmp_path: Path) -> None:

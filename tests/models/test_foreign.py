@@ -373,8 +373,11 @@ def compress(folder: Path, layout: str, arguments: dict[str, Any], **scheme: Any
     [
         ("pack-quantized", {"num_bits": 4, "symmetric": False, "strategy": "group", "group_size": 32}, "int4-g32-asym"),
         ("pack-quantized", {"num_bits": 4, "symmetric": True, "strategy": "group", "group_size": 64}, "int4-g64"),
-        ("pack-quantized", {"num_bits": 4, "symmetric": True, "strategy": "channel"}, "int4-g64"),
-        ("pack-quantized", {"num_bits": 4, "symmetric": False, "strategy": "channel"}, "int4-g64-asym"),
+        ("pack-quantized", {"num_bits": 4, "symmetric": True, "strategy": "channel"}, "int4-channel"),
+        ("pack-quantized", {"num_bits": 4, "symmetric": False, "strategy": "channel"}, "int4-channel-asym"),
+        ("pack-quantized", {"num_bits": 8, "symmetric": False, "strategy": "channel"}, "int8-channel-asym"),
+        ("pack-quantized", {"num_bits": 8, "symmetric": False, "strategy": "group", "group_size": 64}, "int8-g64-asym"),
+        ("int-quantized", {"num_bits": 8, "symmetric": False, "strategy": "channel"}, "int8-channel-asym"),
         ("pack-quantized", {"num_bits": 8, "symmetric": True, "strategy": "channel"}, "int8"),
         ("pack-quantized", {"num_bits": 8, "symmetric": True, "strategy": "group", "group_size": 32}, "int8-g32"),
         ("int-quantized", {"num_bits": 8, "symmetric": True, "strategy": "channel"}, "int8"),
@@ -408,7 +411,7 @@ def test_the_head_may_be_a_target(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 
 
 def test_eight_bits_with_zero_points_are_rounded_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    arguments = {"num_bits": 8, "symmetric": False, "strategy": "group", "group_size": 64}
+    arguments = {"num_bits": 8, "symmetric": False, "strategy": "group", "group_size": 16}
     logits = compress(tmp_path, "pack-quantized", arguments)
     with caplog.at_level(logging.WARNING):
         loaded = load_decoder(tmp_path)

@@ -30,6 +30,14 @@ def test_shapes_differ_and_shrink() -> None:
     assert {name for one in found for name in SIZES if getattr(one.shape, name)} == set(SIZES)
 
 
+def test_shapes_of_which_a_share_takes_nothing_are_left_out() -> None:
+    """Key/value heads of two queries lose one at a half, and nothing at an eighth or a quarter."""
+    grouped = shapes(tiny_config(num_heads=4, num_kv_heads=2, num_layers=8, inner_size=512))
+    assert {one.shape.heads for one in grouped} == {0.0, 0.5}
+    pairs = shapes(tiny_config(num_heads=8, num_kv_heads=8, num_layers=8, inner_size=512))
+    assert {one.shape.heads for one in pairs} == {0.0, 0.125, 0.25, 0.5}
+
+
 def test_the_largest_of_each_kind_of_cut_is_promising() -> None:
     known = shapes(tiny_config(num_layers=8, inner_size=512))
     chosen = promising(known, 0.85, 3)

@@ -76,6 +76,12 @@ def test_mechanisms_and_sizes_no_family_has(overrides: dict[str, Any]) -> None:
     assert difference(decoder, lower(decoder)) < TOLERANCE
 
 
+@pytest.mark.parametrize("weights", ["int3-channel", "int4-channel-asym", "int8-g32-asym", "int8-channel-asym"])
+def test_channels_and_zero_points_with_float_activations(weights: str) -> None:
+    decoder = round_layers(tiny_decoder(), weights)
+    assert difference(decoder, lower(decoder, float_activations=linear_names(decoder))) < TOLERANCE
+
+
 def test_layers_stored_in_different_formats() -> None:
     decoder = round_layers(tiny_decoder(), "int4-g32", part="v_proj")
     round_layers(decoder, "int8", part="gate_proj")
@@ -112,7 +118,7 @@ class Quantizing:
             hook.remove()
 
 
-@pytest.mark.parametrize("weights", ["int8", "int4-g32"])
+@pytest.mark.parametrize("weights", ["int8", "int4-g32", "int4-channel", "int4-channel-asym"])
 def test_int8_activations_are_what_a_decoder_with_rounded_inputs_computes(weights: str) -> None:
     """The same arithmetic in another order: apart from float32's last bits, a row differs where they push an input
     over the edge between two codes. That moves one of 64 inputs by one step, where rounding moves all of them by a

@@ -99,6 +99,33 @@ def test_integers_stay_integers(name: str) -> None:
     assert len(of(plan, Linear)) == 4 * 2 + 1
 
 
+@pytest.mark.parametrize("bits", [4, 3, 2])
+@pytest.mark.parametrize("zeros", ["", "-asym"])
+def test_few_bits_of_a_channel_stay_integers(bits: int, zeros: str) -> None:
+    """A scale beside the panel where there is no zero point; where there is one, a group of all inputs."""
+    decoder = round_layers(tiny_decoder(inner_size=100), f"int{bits}-channel{zeros}")
+    block: Any = decoder.layers[1]
+    plan = lower(decoder)
+    qkv, down = of(plan, Linear)[0], of(plan, Linear)[-2]
+    assert (qkv.weight.kind, qkv.weight.group) == ("int4", 64 if zeros else 0)
+    assert (down.weight.kind, down.weight.group) == ("int4", 128 if zeros else 0)
+    assert np.array_equal(unpack(down.weight), block.mlp.down_proj.dense_weight())
+    assert {op.activations for op in of(plan, Linear)[:-1]} == {"int8"}
+    check_readers(plan)
+
+
+@pytest.mark.parametrize("name", ["int8-g32-asym", "int8-channel-asym"])
+def test_eight_bits_with_zero_points_become_the_floats_they_stand_for(name: str) -> None:
+    decoder = round_layers(tiny_decoder(), name)
+    plan, block = lower(decoder), decoder.layers[1]
+    assert plan.weights == name
+    down = of(plan, Linear)[7]
+    assert down.weight.kind == "f32"
+    assert np.array_equal(unpack(down.weight), block.get_submodule("mlp.down_proj").dense_weight())  # type: ignore[operator]
+    assert {op.activations for op in of(plan, Linear)} == {"f32"}
+    check_readers(plan)
+
+
 def test_layers_stored_differently_are_not_joined() -> None:
     decoder = round_layers(tiny_decoder(), "int4-g32", part="v_proj")
     q, k, v = of(lower(decoder), Linear)[:3]

@@ -46,6 +46,24 @@ def test_every_family_with_float_activations(name: str, weights: str, root: Path
     assert deviation(np.concatenate(ours), torch.from_numpy(np.concatenate(theirs))) < TOLERANCE
 
 
+@pytest.mark.parametrize("inner_size", [128, 100])
+@pytest.mark.parametrize("weights", ["int2-channel", "int4-channel", "int4-channel-asym", "int8-channel-asym"])
+@pytest.mark.parametrize("floats", [True, False])
+def test_channels_and_zero_points(weights: str, inner_size: int, floats: bool) -> None:
+    decoder = round_layers(tiny_decoder(inner_size=inner_size), weights)
+    plan = lower(decoder, float_activations=linear_names(decoder) if floats else ())
+    ours = Paged(plan, SEQUENCES, make=run_natively).chunked(13)
+    theirs = Paged(plan, SEQUENCES).chunked(13)
+    rows = [
+        deviation(one, torch.from_numpy(other))
+        for a, b in zip(ours, theirs, strict=True)
+        for one, other in zip(a, b, strict=True)
+    ]
+    is_exact = floats or weights == "int8-channel-asym"  # which takes floats anyway
+    assert max(rows) < (TOLERANCE if is_exact else ROUNDING)
+    assert min(rows) < TOLERANCE
+
+
 @pytest.mark.parametrize("name", oracle.VARIANTS)
 def test_every_family_with_int8_activations(name: str, root: Path) -> None:
     """Rows agree to float32's last bits until these push an input over the edge between two codes. That changes the

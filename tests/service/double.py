@@ -49,10 +49,10 @@ class ByteCodec:
         special = {BOS: b"", EOS: b""} if skip_special_tokens else {BOS: b"<s>", EOS: b"</s>"}
         return b"".join(special[i] if i >= BOS else bytes([i]) for i in token_ids).decode("utf-8", "replace")
 
-    def chat(self, messages: Sequence[Message]) -> list[int]:
+    def chat(self, messages: Sequence[Message], *, to_answer: bool = True) -> list[int]:
         if messages[-1].role != "user":
             raise BadRequest("the chat template wants the user to speak last", remedy="Add a user message")
-        return self.encode("".join(f"{m.role}: {m.content}\n" for m in messages) + "assistant: ")
+        return self.encode("".join(f"{m.role}: {m.content}\n" for m in messages) + "assistant: " * to_answer)
 
     def piece(self, token_id: int) -> bytes:
         return bytes([token_id]) if token_id < BOS else b"<s>" if token_id == BOS else b"</s>"

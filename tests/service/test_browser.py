@@ -133,7 +133,7 @@ def test_errors_are_told_and_the_question_is_not_lost(page: Page, double: Double
 class Continuing(ByteCodec):
     """The tokenizer of a model without chat template."""
 
-    def chat(self, messages: Sequence[Message]) -> list[int]:
+    def chat(self, messages: Sequence[Message], *, to_answer: bool = True) -> list[int]:
         raise BadRequest("this model has no chat template", param="messages", code="no_chat_template")
 
 

@@ -24,7 +24,11 @@ class Listed:
 
 @app.command()
 def recipes(json: AsJson = False) -> None:
-    """List the recipes of [bold]burnish compress[/], which need calibration data, and what their results run on."""
+    """List the recipes of [bold]burnish compress[/], which need calibration data, and what their results run on.
+
+    A recipe of your own is a TOML file with a table [bold]\\[\\[pass]][/] for each pass: its name, its settings.
+    With [bold]name = "distill"[/] and [bold]student = "config.json"[/] a new, smaller model learns from yours.
+    """
     listed = [
         Listed(name=r.name, about=r.about, needs_calibration=r.needs.data, targets=runtimes_of(r))
         for r in RECIPES.values()

@@ -110,7 +110,9 @@ class DecoderSubject:
     def apply(self, recipe: Recipe, data: Calibration | None, journal: Journal | None, progress: Progress) -> Made:
         """As ``Subject``."""
         made = apply(self.model, recipe, data, journal=journal, progress=progress, watch=self._watch)
-        return Made(with_decoder(self._loaded, made.decoder), made.records, made.latency)
+        if recipe.student is None:
+            return Made(with_decoder(self._loaded, made.decoder), made.records, made.latency)
+        return Made(recipe.student.as_loaded(made.decoder, self._loaded), made.records, made.latency)
 
 
 class EncoderSubject:

@@ -64,10 +64,10 @@ def read_calibration(
 ) -> Calibration:
     """Samples of a text file or .jsonl of texts, chats (through the chat template) or token ids.
 
-    Documents follow one another, each begun as the tokenizer begins a text; the row of tokens is cut into samples,
-    of which the seed draws. With a ``frame`` documents bring no marks of their own and every sample is a whole text, as
-    an encoder sees them. Raises as ``read_documents``, and ``BadSettings`` for too few tokens, or tokens the model
-    does not know: the tokenizer is another model's.
+    Documents follow one another, each begun as the tokenizer begins a text; a chat whose last word is the assistant's
+    ends there. The row of tokens is cut into samples, of which the seed draws. With a ``frame`` documents bring no
+    marks of their own and every sample is a whole text, as an encoder sees them. Raises as ``read_documents``, and
+    ``BadSettings`` for too few tokens, or tokens the model does not know: the tokenizer is another model's.
     """
     length = min(config.length, max_positions)
     tokens = torch.tensor(_encode(read_documents(path), codec, has_marks=frame == NO_FRAME), dtype=torch.int64)
@@ -107,7 +107,7 @@ def _encode(documents: Iterable[Document], codec: TextCodec, *, has_marks: bool)
             case Text(text):
                 tokens += codec.encode(text, add_special_tokens=has_marks)
             case Chat(messages):
-                tokens += codec.chat(messages)
+                tokens += codec.chat(messages, to_answer=messages[-1].role != "assistant")
             case Tokens(ids):
                 tokens += ids
     return tokens

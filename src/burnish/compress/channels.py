@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from burnish.compress.shrink import least_share, whole_left
 from burnish.compress.statistics import Hook
 from burnish.core.errors import BadSettings
 from burnish.models.formats.dense import Dense
@@ -31,12 +32,15 @@ def shrunk_config(config: VisionConfig, share: float) -> VisionConfig:
     """The sizes without a share of the channels between convolutions. Raises ``BadSettings`` for what is no share."""
     if not 0 < share < 1:
         raise BadSettings(f"share {share} of the channels", remedy="Use a share above 0 and below 1")
-    stages = tuple(
-        replace(stage, inner=max(MULTIPLE, round(stage.inner * (1 - share) / MULTIPLE) * MULTIPLE))
-        for stage in config.stages
-    )
+    stages = tuple(replace(stage, inner=whole_left(stage.inner, share, MULTIPLE)) for stage in config.stages)
     if any(new.inner > old.inner for new, old in zip(stages, config.stages, strict=True)):
         raise BadSettings(f"the network has fewer than {MULTIPLE} channels in a block", remedy="Leave the pass out")
+    if stages == config.stages:
+        shares = [least for stage in stages if (least := least_share(stage.inner, MULTIPLE)) is not None]
+        raise BadSettings(
+            f"share {share:g} takes no channel of any block, kept in multiples of {MULTIPLE}",
+            remedy=f"Use {min(shares):g} or more" if shares else "Leave the pass out",
+        )
     return replace(config, stages=stages)
 
 

@@ -25,6 +25,7 @@ WEIGHT_COPIES = 5  # of the largest layer, at most, in float32, while its codes 
 LEARNED_COPIES = 12  # of a part's weights: shifts, their best, gradients, and what the way back needs
 MOMENT_COPIES = 5  # of the largest moment, while it is damped, factored and inverted
 LIBRARIES = 2**26  # that they take when they are first used
+REMEDY = "Allow more with --memory, or use fewer --samples"
 BATCHES = 6  # tensors as large as what the widest layer gives for a batch, at once
 
 
@@ -126,12 +127,12 @@ def _num_weights(layer: Linear) -> int:
     return layer.in_features * layer.out_features
 
 
-def refuse_too_much(plan: MemoryPlan, held_bytes: int, limit_bytes: int) -> None:
+def refuse_too_much(plan: MemoryPlan, held_bytes: int, limit_bytes: int, *, remedy: str = REMEDY) -> None:
     """Raise ``BadSettings`` when what is held already and what the plan takes exceed the limit."""
     if held_bytes + plan.total > limit_bytes:
         parts = ", ".join(f"{name} {value / 2**20:,.0f}" for name, value in plan._asdict().items() if value)
         raise BadSettings(
             f"this takes {(held_bytes + plan.total) / 2**20:,.0f} MiB of memory ({parts}, the program "
             f"{held_bytes / 2**20:,.0f}), more than the {limit_bytes / 2**20:,.0f} allowed",
-            remedy="Allow more with --memory, or use fewer --samples",
+            remedy=remedy,
         )

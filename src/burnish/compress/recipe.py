@@ -27,6 +27,7 @@ from burnish.compress.passes.sparsity import parse_sparsity
 from burnish.compress.passes.static import StaticInputs
 from burnish.compress.passes.wanda import Wanda
 from burnish.compress.passes.whole import DecoderPass, WholePass
+from burnish.compress.student import Student
 from burnish.core.errors import BadSettings, nearest
 from burnish.models.decoder import DecoderConfig
 from burnish.models.formats.base import WeightFormat
@@ -180,10 +181,16 @@ class Recipe:
                     f"recipe {self.name!r}: {pass_name(step)} needs the stream as it was, before {pass_name(earlier)}",
                     remedy=f"Put it before {pass_name(earlier)}",
                 )
-        if isinstance(step, WholePass) and step.learns and not step.stores and not before:
+        has_student = isinstance(step, Distill) and step.student is not None
+        if has_student and before:
+            raise BadSettings(
+                f"recipe {self.name!r}: {pass_name(step)} has a student of its own, what comes before it is in vain",
+                remedy="Put distill first, or leave its student out",
+            )
+        if isinstance(step, WholePass) and step.learns and not step.stores and not before and not has_student:
             raise BadSettings(
                 f"recipe {self.name!r}: {pass_name(step)} has nothing to teach, the student is its teacher still",
-                remedy="Put shrink, or channels, before it",
+                remedy="Put shrink, or channels, before it, or give distill a student",
             )
 
     @property
@@ -256,6 +263,12 @@ class Recipe:
             if isinstance(step, DecoderPass):
                 config = step.shape(config)
         return config
+
+    @property
+    def student(self) -> Student | None:
+        """The new decoder that takes the model's place, if one does."""
+        first = self.passes[0]
+        return first.student if isinstance(first, Distill) else None
 
     @property
     def needs(self) -> Needs:

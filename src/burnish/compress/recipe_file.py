@@ -7,8 +7,10 @@ from typing import Any
 
 from burnish.compress.passes.base import Pass
 from burnish.compress.passes.choice import FormatChoice
+from burnish.compress.passes.distill import Distill
 from burnish.compress.passes.whole import WholePass
 from burnish.compress.recipe import PASSES, Recipe
+from burnish.compress.student import read_student
 from burnish.core.errors import BadSettings, nearest
 from burnish.core.settings import make_config
 from burnish.models.formats.table import integer_format
@@ -19,8 +21,9 @@ KEYS = ("about", "average_bits", "latency_share", "activations", "keep", "keep_f
 def read_recipe(path: Path) -> Recipe:
     """A recipe from TOML: a table ``[[pass]]`` for each pass, in order, with its name and its settings.
 
-    Formats are those each layer takes the first of that fits; ``head`` is the output head's. Beside the passes stand
-    the settings of ``Recipe``, by their names. Raises ``BadSettings``.
+    Formats are those each layer takes the first of that fits; ``head`` is the output head's. ``student`` of distill is
+    a config.json, its path as seen from the recipe. Beside the passes stand the settings of ``Recipe``, by their names.
+    Raises ``BadSettings``, and as ``read_student``.
     """
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -37,7 +40,7 @@ def read_recipe(path: Path) -> Recipe:
     keep = found.get("keep", [])
     if not isinstance(keep, list) or not all(isinstance(pattern, str) for pattern in keep):
         raise BadSettings(f"recipe {str(path)!r}: keep = {keep!r} is no list of names", remedy='Write ["lm_head"]')
-    passes = tuple(_read_pass(step) for step in steps)
+    passes = tuple(_read_pass(step, path.parent) for step in steps)
     activations = found.get("activations", "float")
     if activations not in ("float", "int8"):
         raise BadSettings(f"recipe {str(path)!r}: activations = {activations!r} is unknown", remedy="Use float or int8")
@@ -62,7 +65,7 @@ def _number(path: Path, found: dict[str, Any], key: str) -> float | None:
     return float(value)
 
 
-def _read_pass(step: dict[str, Any]) -> WholePass | Pass:
+def _read_pass(step: dict[str, Any], folder: Path) -> WholePass | Pass:
     settings = dict(step)
     name = settings.pop("name", None)
     if not isinstance(name, str) or name not in PASSES:
@@ -72,6 +75,10 @@ def _read_pass(step: dict[str, Any]) -> WholePass | Pass:
         raise BadSettings(f"pass {name}: unknown key 'spared'", remedy="Name the layers under keep, beside about")
     if any(field.name == "choice" for field in fields(kind)):  # type: ignore[arg-type]
         settings["choice"] = _read_choice(settings.pop("formats", ["int4-g128"]), settings.pop("head", "int8"))
+    if kind is Distill and "student" in settings:
+        if not isinstance(settings["student"], str):
+            raise BadSettings(f"student = {settings['student']!r} is no path", remedy='Write "path/to/config.json"')
+        settings["student"] = read_student(folder / Path(settings["student"]).expanduser())
     return make_config(kind, settings, section=f"pass {name}")
 
 

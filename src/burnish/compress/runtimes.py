@@ -3,7 +3,9 @@
 Read in the engines themselves: our own kernels (``kernels/tiles.py``), the schemes for compressed-tensors of vLLM 0.33
 (``compressed_tensors.py``, ``_get_scheme_from_parts``), and what ``export/gguf.py`` and ``export/onnx.py`` carry over
 code by code. vLLM takes integers of eight bits in words, and where inputs become integers too in bytes, then only with
-one scale per output.
+one scale per output; with zero points its kernels take four bits only (``query_marlin_supported_quant_types``). Ours
+multiply eight bits with zero points as the floats they stand for. ONNX Runtime keeps them, and llama.cpp's blocks hold
+what fits into eight bits without, the rest being rounded and told.
 """
 
 from dataclasses import dataclass
@@ -44,7 +46,7 @@ class Runtime:
 _INTEGERS = frozenset(name for name, stored in FORMATS.items() if isinstance(stored, IntegerFormat))
 _WHOLE = frozenset(name for name in _INTEGERS if not isinstance(FORMATS[name], SparseFormat))
 _INT8_GROUPS = frozenset(f"int8-g{size}" for size in (128, 64, 32))
-_INT4 = frozenset(f"int4-g{size}{zeros}" for size in (128, 64, 32) for zeros in ("", "-asym"))
+_INT4 = frozenset(name for name in _INTEGERS if name.startswith("int4-"))
 RUNTIMES = {
     "cpu": Runtime(about="burnish on CPUs", formats=_INTEGERS | {"dense"}),
     "gpu": Runtime(
@@ -127,20 +129,31 @@ def _nearest_recipe(recipe: Recipe, runtime: Runtime) -> str:
 
 
 def _nearest_format(stored: WeightFormat, runtime: Runtime, recipe: Recipe) -> str:
-    """The nearest by bits, then by name, that can stand in its place: another integer where it is one."""
+    """The nearest by bits, groups, size and name that can stand in its place: another integer where it is one."""
     kind = IntegerFormat if isinstance(stored, IntegerFormat) else (IntegerFormat, Float8Format)
     every = [FORMATS[name] for name in sorted(runtime.formats)]
     known = [one for one in every if isinstance(one, kind) and runtime.runs(one, recipe)]
 
-    def distance(other: WeightFormat) -> tuple[bool, float, float]:
+    def distance(other: WeightFormat) -> tuple[bool, int, bool, float, float]:
         is_other_kind = getattr(other, "asymmetric", False) != getattr(stored, "asymmetric", False)
-        return is_other_kind, abs(_bits(other) - _bits(stored)), -_likeness(other.name, stored.name)
+        size = abs(_bits(other) - _bits(stored))
+        is_regrouped = _is_grouped(other) != _is_grouped(stored)
+        bits = abs(_code_bits(other) - _code_bits(stored))
+        return is_other_kind, bits, is_regrouped, size, -_likeness(other.name, stored.name)
 
     return min(known, key=distance).name
 
 
 def _bits(stored: WeightFormat) -> float:
     return DENSE_BITS if isinstance(stored, Dense) else 8 * stored_bytes(stored, *SIZE) / (SIZE[0] * SIZE[1])
+
+
+def _code_bits(stored: WeightFormat) -> int:
+    return stored.bits if isinstance(stored, IntegerFormat) else round(_bits(stored))
+
+
+def _is_grouped(stored: WeightFormat) -> bool:
+    return isinstance(stored, IntegerFormat) and stored.group_size is not None
 
 
 def _likeness(one: str, other: str) -> float:

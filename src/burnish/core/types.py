@@ -255,8 +255,8 @@ class TextCodec(Protocol):
         """Text of token ids; bytes that are no UTF-8 become U+FFFD."""
         ...
 
-    def chat(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation rendered through the chat template, ready for the assistant's answer.
+    def chat(self, messages: Sequence[Message], *, to_answer: bool = True) -> list[int]:
+        """Token ids of a conversation rendered through the chat template; ``to_answer``: ready for the assistant's.
 
         Raises ``BadRequest`` when the model has no chat template or the template refuses the messages.
         """

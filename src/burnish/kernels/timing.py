@@ -100,7 +100,7 @@ def random_panel(kind: Kind, inputs: int, group: int = 0, *, asymmetric: bool = 
     codes = random.integers(-highest, highest, (PANEL, inputs)).astype(np.int8)
     if kind == "sparse8":
         codes[:, ::2] = 0
-    num_groups = inputs // (group or (inputs if kind != "int4" else 32))
+    num_groups = -(-inputs // (group or inputs))
     zeros = np.full((PANEL, num_groups), 8, np.int8) if asymmetric else None
     scales = np.full((PANEL, num_groups), 1 / 64, np.float32)
     return pack_codes(codes + np.int8(8) if asymmetric else codes, scales, zeros, kind)

@@ -51,13 +51,16 @@ class ChatTemplate:
             raise BadCheckpoint("tokenizer_config.json: chat_template is no text", remedy="Correct it")
         return cls(source, _special_tokens(config))
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The conversation as text, ending where the assistant's answer begins. Raises ``BadRequest``."""
+    def render(self, messages: Sequence[Message], *, to_answer: bool = True) -> str:
+        """The conversation as text, with ``to_answer`` ending where the assistant's answer begins.
+
+        Raises ``BadRequest``.
+        """
         turns = [{"role": message.role, "content": message.content} for message in messages]
         begin()
         try:
             pieces = self._template.generate(
-                messages=turns, add_generation_prompt=True, tools=None, documents=None, **self._tokens
+                messages=turns, add_generation_prompt=to_answer, tools=None, documents=None, **self._tokens
             )
             return "".join(_bounded(pieces))
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:

@@ -200,7 +200,11 @@ def random_decoder(config_json: Path, *, weights: str = "dense", seed: int = 0) 
     "int4" takes the largest groups that fit every layer. Raises ``BadRequest`` for an unknown format or one whose
     groups do not fit, ``BadCheckpoint`` for a bad config.
     """
-    raw = read_json(config_json)
+    return random_of(read_json(config_json), weights=weights, seed=seed)
+
+
+def random_of(raw: Mapping[str, Any], *, weights: str = "dense", seed: int = 0) -> Loaded:
+    """The same of what a config.json holds."""
     decoder, generator = empty_decoder(raw), torch.Generator().manual_seed(seed)
     weight_format = get(_largest_groups(decoder) if weights == "int4" else weights)
     for module in decoder.modules():
@@ -211,7 +215,7 @@ def random_decoder(config_json: Path, *, weights: str = "dense", seed: int = 0) 
             if parameter.is_meta:
                 made = _random_parameter(module, name, parameter, generator)
                 module._parameters[name] = nn.Parameter(made, requires_grad=False)
-    return _loaded(decoder, find_family(raw).model_type, raw)
+    return _loaded(decoder, find_family(raw).model_type, dict(raw))
 
 
 def _largest_groups(decoder: Decoder) -> str:

@@ -87,12 +87,12 @@ class Tokenizer:
         stream = TextStream(self, skip_special_tokens=skip_special_tokens)
         return "".join(map(stream.push, token_ids)) + stream.finish()
 
-    def chat(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation, ready for the assistant's answer. Raises ``BadRequest``."""
+    def chat(self, messages: Sequence[Message], *, to_answer: bool = True) -> list[int]:
+        """Token ids of a conversation, ready for the assistant's answer if ``to_answer``. Raises ``BadRequest``."""
         if self.template is None:
             reason, remedy = "this model has no chat template", "Use /v1/completions"
             raise BadRequest(reason, remedy=remedy, param="messages", code="no_chat_template")
-        return self.encode(self.template.render(messages), add_special_tokens=False)
+        return self.encode(self.template.render(messages, to_answer=to_answer), add_special_tokens=False)
 
     def piece(self, token_id: int) -> bytes:
         """The bytes of one token; nothing for an id outside the vocabulary."""

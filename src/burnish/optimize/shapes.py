@@ -10,6 +10,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from burnish.compress.shrink import Shrinkage, shrunk_config
+from burnish.core.errors import BadSettings
 from burnish.measure.account import layer_shapes
 from burnish.models.decoder import DecoderConfig
 from burnish.optimize.candidates import Candidate
@@ -58,11 +59,21 @@ def shapes(config: DecoderConfig) -> list[Sized]:
     for chosen in kinds:
         for share in SHARES:
             shape = Shape(**dict.fromkeys(chosen, share))
-            smaller = shrunk_config(config, shape)
+            smaller = _smaller(config, shape)
+            if smaller is None:
+                continue
             sized = Sized(shape, num_weights(smaller) / num_weights(config))
-            if smaller != config and sized.share >= 1 - max(SHARES):
+            if sized.share >= 1 - max(SHARES):
                 found.setdefault(smaller, sized)
     return sorted(found.values(), key=lambda sized: -sized.share)
+
+
+def _smaller(config: DecoderConfig, shape: Shape) -> DecoderConfig | None:
+    """What is left; None where a share takes nothing of its kind."""
+    try:
+        return shrunk_config(config, shape)
+    except BadSettings:
+        return None
 
 
 def num_weights(config: DecoderConfig) -> int:

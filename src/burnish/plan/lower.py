@@ -51,8 +51,9 @@ def lower(decoder: Decoder, *, float_activations: Collection[str] = ()) -> Plan:
 def lowered(decoder: Decoder, *, float_activations: Collection[str] = ()) -> Lowered:
     """The plan of a decoder, its operations made one at a time.
 
-    Integer weights take int8 activations, except in the linear layers that ``float_activations`` names (module names,
-    as "layers.3.mlp.down_proj"). Layers that share an input share its activations: one that takes floats is enough.
+    Integer weights take int8 activations, except those of eight bits with zero points, which no kernel multiplies and
+    which become floats, and in the linear layers that ``float_activations`` names (as "layers.3.mlp.down_proj"). Layers
+    that share an input share its activations: one that takes floats is enough.
     Raises ``BadRequest`` for a name no linear layer has and ``BadCheckpoint`` for a norm or bias that is no number.
     The operations raise ``BadCheckpoint`` for a weight that is none, ``BadRequest`` for groups without a layout.
     """
@@ -182,7 +183,8 @@ class _Lowering:
 
     def _activations(self, parts: Sequence[_Part]) -> Activations:
         """What layers with one input take: floats as soon as one of them needs floats."""
-        integers = all(isinstance(part.layer.format, IntegerFormat) for part in parts)
+        formats = [part.layer.format for part in parts]
+        integers = all(isinstance(one, IntegerFormat) and one.multiplied_as_integers for one in formats)
         return "int8" if integers and not any(part.name in self._float for part in parts) else "f32"
 
     def _linears(
@@ -241,7 +243,7 @@ def _named(name: str, pack: Callable[[], Tiles]) -> Tiles:
 
 def _tiles(layer: LinearLayer) -> Tiles:
     """A linear layer's weight in the kernels' layout: integers as they are stored, everything else as floats."""
-    if not isinstance(layer.format, IntegerFormat):
+    if not (isinstance(layer.format, IntegerFormat) and layer.format.multiplied_as_integers):
         return _dense_tiles(layer.dense_weight())
     quantized: Quantized = layer.format.restore(layer.packed())
     zeros = getattr(quantized, "zeros", None)

@@ -200,12 +200,14 @@ def _linear(graph: Graph, x: str, layer: Linear) -> str:
         return linear(graph, x, layer)
     found = layer.format.restore(layer.packed())
     bits, blocks = _NIBBLE if layer.format.bits <= _NIBBLE else 8, layer.in_features // width
-    raised = found.codes.to(torch.int16) + (0 if found.zeros is not None else 1 << (bits - 1))
+    lowest = layer.format.lowest if found.zeros is not None else -(1 << (bits - 1))
+    raised = found.codes.to(torch.int16) - lowest
     repeats = blocks // found.scales.shape[1]
     stored = [graph.constant(_joined(raised, bits).view(layer.out_features, blocks, -1), told=False)]
     stored += [graph.constant(found.scales.float().repeat_interleave(repeats, 1), told=False)]
     if found.zeros is not None:
-        stored += [graph.constant(_joined(found.zeros.to(torch.int16).repeat_interleave(repeats, 1), bits), told=False)]
+        zeros = found.zeros.to(torch.int16).repeat_interleave(repeats, 1) - lowest
+        stored += [graph.constant(_joined(zeros, bits), told=False)]
     graph.types[f"int{bits}"] += 1
     product = graph.node(
         "MatMulNBits",

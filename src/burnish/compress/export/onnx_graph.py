@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 OPSET = 21  # the first in which groups of inputs can have scales of their own
 IR_VERSIONS = {OPSET: 10, 23: 11}
 FLOAT = 1  # ONNX's word for float32
-_NIBBLE = 4  # bits
+_NIBBLE, _BYTE = 4, 8  # bits
 _MIDDLE = 128  # what signed codes are moved by to be bytes of 0 to 255
 
 Declared = Sequence[tuple[str, int, list[str | int]]]
@@ -195,25 +195,26 @@ def weight(graph: Graph, layer: Linear, filters: tuple[int, ...] | None = None) 
     if graph.kind == "f32" or not isinstance(layer.format, IntegerFormat):
         dense = layer.dense_weight().float()
         return graph.constant(dense.t() if filters is None else dense.view(filters))
-    found = layer.format.restore(layer.packed())
-    codes, scales = _signed(found), found.scales.float()
-    if scales.shape[1] == 1:
-        return _by_channel(graph, layer, codes, scales.flatten(), filters)
-    axis, size = int(filters is not None), layer.in_features // scales.shape[1]
-    stored = _stored(graph, layer, codes.t() if filters is None else codes)
-    scale = graph.constant(scales.t() if filters is None else scales)
-    dense_again = graph.node("DequantizeLinear", stored, scale, axis=axis, block_size=size)
+    found = _signed(layer.format, layer.format.restore(layer.packed()))
+    if found.scales.shape[1] == 1:
+        return _by_channel(graph, layer, found, filters)
+    axis, size = int(filters is not None), layer.in_features // found.scales.shape[1]
+    turned = [part.t() if filters is None else part for part in found if part is not None]  # scales, then zero points
+    given = [_stored(graph, layer, turned[0]), *(graph.constant(part) for part in turned[1:])]
+    dense_again = graph.node("DequantizeLinear", *given, axis=axis, block_size=size)
     return dense_again if filters is None else graph.node("Reshape", dense_again, graph.numbers(*filters))
 
 
-def _by_channel(graph: Graph, layer: Linear, codes: Tensor, scales: Tensor, filters: tuple[int, ...] | None) -> str:
-    """One scale per output (O,). Where inputs are bytes too, codes are moved to 0 to 255, lest sums saturate."""
-    shaped, axis = (codes.t(), 1) if filters is None else (codes.view(filters), 0)
-    scale = graph.constant(scales)
+def _by_channel(graph: Graph, layer: Linear, found: Quantized, filters: tuple[int, ...] | None) -> str:
+    """One scale per output. Where inputs are bytes too, codes are moved to 0 to 255, lest sums saturate."""
+    shaped, axis = (found.codes.t(), 1) if filters is None else (found.codes.view(filters), 0)
+    scale = graph.constant(found.scales.flatten())
     if layer.input_scale is None:
-        return graph.node("DequantizeLinear", _stored(graph, layer, shaped), scale, axis=axis)
-    zeros = graph.constant(torch.full(scales.shape, _MIDDLE, dtype=torch.uint8), told=False)
-    return graph.node("DequantizeLinear", graph.constant(_raised(shaped)), scale, zeros, axis=axis)
+        zeros = [] if found.zeros is None else [graph.constant(found.zeros.flatten(), told=False)]
+        return graph.node("DequantizeLinear", _stored(graph, layer, shaped), scale, *zeros, axis=axis)
+    signed = torch.zeros(len(found.codes), dtype=torch.int8) if found.zeros is None else found.zeros.flatten()
+    zero = graph.constant(_raised(signed), told=False)
+    return graph.node("DequantizeLinear", graph.constant(_raised(shaped)), scale, zero, axis=axis)
 
 
 def _stored(graph: Graph, layer: Linear, codes: Tensor) -> str:
@@ -222,14 +223,14 @@ def _stored(graph: Graph, layer: Linear, codes: Tensor) -> str:
     return graph.nibbles(codes) if is_narrow and layer.format.bits <= _NIBBLE else graph.constant(codes)
 
 
-def _signed(found: Quantized) -> Tensor:
-    """Codes (O, I) without zero points, int8. Those of at most seven bits and of a symmetric eight have room; four bits
-    less a zero point may take five.
+def _signed(stored: IntegerFormat, found: Quantized) -> Quantized:
+    """The same with float32 scales and, where int8 has room for the codes without them, no zero points: eight bits keep
+    theirs, four bits less a zero point may take five.
     """
-    if found.zeros is None:
-        return found.codes
-    width = found.codes.shape[1] // found.zeros.shape[1]
-    return found.codes - found.zeros.repeat_interleave(width, 1)
+    codes, scales, zeros = found
+    if zeros is not None and stored.bits < _BYTE:
+        codes, zeros = codes - zeros.repeat_interleave(codes.shape[1] // zeros.shape[1], 1), None
+    return Quantized(codes, scales.float(), zeros)
 
 
 def _raised(codes: Tensor) -> Tensor:
@@ -251,7 +252,7 @@ def bytes_of_weight(graph: Graph, layer: Linear, filters: tuple[int, ...] | None
 
 def _by_output(layer: Linear, exact: Tensor) -> tuple[Tensor, Tensor]:
     """Codes (O, I) of -128 to 127 and a scale per output (O,): the layer's own where it has such."""
-    if isinstance(layer.format, IntegerFormat) and layer.format.bits == 8 and layer.format.group_size is None:
+    if isinstance(layer.format, IntegerFormat) and layer.format.kind == "int8" and layer.format.group_size is None:
         found = layer.format.restore(layer.packed())
         return found.codes, found.scales.flatten().float()
     scales = (exact.abs().amax(1) / 127).clamp(min=1e-30)

@@ -4,22 +4,32 @@ import copy
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import nn
 
 from burnish.compress.distill import Distillation, DistillConfig, split, training_bytes
 from burnish.compress.passes.whole import Changed, DecoderPass, Material
-from burnish.models.decoder import Decoder
+from burnish.compress.student import Student
+from burnish.models.decoder import Decoder, DecoderConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class Distill(DistillConfig, DecoderPass):
-    """Teaches the decoder that the passes before it made."""
+    """Teaches the decoder that the passes before it made, or a ``student`` of a shape of its own, which is new."""
 
+    student: Student | None = None
     learns: ClassVar[bool] = True
+
+    def shape(self, config: DecoderConfig) -> DecoderConfig:
+        """The student's sizes. Raises ``BadSettings`` for one with another vocabulary, or that sees less text."""
+        if self.student is None:
+            return config
+        self.student.refuse_unfit(config)
+        return self.student.config
 
     def apply(self, decoder: Decoder, material: Material) -> Changed:
         """Return the student that has learned."""
-        student = copy.deepcopy(decoder)
+        student = copy.deepcopy(decoder) if self.student is None else self.student.make(self.seed)
         for parameter in student.parameters():
             parameter.data = parameter.data.float()
         student.requires_grad_(True)
@@ -28,7 +38,10 @@ class Distill(DistillConfig, DecoderPass):
 
     def memory_bytes(self, model: nn.Module) -> int:
         """Student, gradients, the optimizer's two moments, and a step."""
-        return training_bytes(model, self)
+        if self.student is None:
+            return training_bytes(model, self)
+        with torch.device("meta"):
+            return training_bytes(Decoder(self.student.config), self)
 
 
 def teach(student: nn.Module, decoder: Decoder, material: Material, config: DistillConfig) -> None:

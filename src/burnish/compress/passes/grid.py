@@ -137,7 +137,10 @@ def _refitted(groups: Tensor, grid: Grid, target: IntegerFormat, weights: Tensor
 
 
 def storable(scales: Tensor, target: IntegerFormat) -> Tensor:
-    """Scales of groups as float16 holds them, so that the kernels' layout loses nothing; others stay as they are."""
+    """Scales as float16 holds them where the kernels' layout does; a single one per output without a zero point, and
+    whatever float16 has no room for, stay as they are.
+    """
     half = torch.finfo(torch.float16)
     is_storable = (scales.abs() >= half.smallest_normal) & (scales.abs() <= half.max)
-    return torch.where(is_storable & (target.group_size is not None), scales.half().float(), scales)
+    in_layout = target.group_size is not None or target.asymmetric
+    return torch.where(is_storable & in_layout, scales.half().float(), scales)

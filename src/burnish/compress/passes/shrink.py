@@ -20,7 +20,7 @@ class Shrink(Shrinkage, DecoderPass):
     by: Literal["activations", "gradient"] = "activations"
 
     def shape(self, config: DecoderConfig) -> DecoderConfig:
-        """The sizes that are left."""
+        """The sizes that are left. Raises ``BadSettings`` for a share that takes nothing."""
         return shrunk_config(config, self)
 
     def apply(self, decoder: Decoder, material: Material) -> Changed:

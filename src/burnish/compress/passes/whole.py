@@ -86,7 +86,7 @@ class DecoderPass(WholePass):
     """Whether a column of the stream means nothing any more afterwards, so that none can be left out or compared."""
 
     def shape(self, config: DecoderConfig) -> DecoderConfig:
-        """The sizes of what ``apply`` makes of a decoder of that configuration."""
+        """The sizes of what ``apply`` makes of a decoder of that configuration. Raises ``BadSettings``."""
         return config
 
     @abstractmethod

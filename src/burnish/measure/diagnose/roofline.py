@@ -27,6 +27,7 @@ from burnish.measure.machine import Machine, this_machine
 KINDS: tuple[Kind, ...] = ("f32", "bf16", "int8", "int4")
 READ_BYTES = tuple(1 << power for power in (18, 20, 22, 23, 24, 25, 26, 28))
 PASSES = 10
+INT4_GROUP = 32  # inputs that share a scale
 OUTPUTS, INPUTS, ROWS, RUNS = 256, 1024, 60, 25  # of a product that the caches hold
 
 
@@ -132,5 +133,13 @@ def _measure(
 
 def _product_rate(kind: Kind, module: ModuleType, threads: int, body: str) -> ProductRate:
     """The best of several runs: others on the machine only ever make it slower."""
-    timed = TimedProduct(OUTPUTS, random_panel(kind, INPUTS), 1, module, threads=threads, body=body, max_rows=ROWS)
+    timed = TimedProduct(
+        OUTPUTS,
+        random_panel(kind, INPUTS, INT4_GROUP if kind == "int4" else 0),
+        1,
+        module,
+        threads=threads,
+        body=body,
+        max_rows=ROWS,
+    )
     return ProductRate(kind, ROWS * OUTPUTS * INPUTS / min(timed.run(ROWS) for _ in range(RUNS)))

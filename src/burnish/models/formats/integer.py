@@ -17,13 +17,14 @@ from burnish.core.errors import BadRequest
 from burnish.kernels.tiles import Kind
 from burnish.models.formats.base import Packed, TensorSpec
 
-WORD = 32  # bits
+WORD, _BYTE = 32, 8  # bits
 
 
 class Quantized(NamedTuple):
     """A weight as integers: ``weight[o, i] = (codes[o, i] - zeros[o, n]) * scales[o, n]`` with ``n = i // (I / N)``.
 
-    Without zeros, codes are signed and stand for themselves; with zeros, both are 0 to 2^bits - 1.
+    Without zeros, codes are signed and stand for themselves; with zeros, both are 0 to 2^bits - 1, or -128 to 127 where
+    they have eight bits, so that a byte holds them.
     """
 
     codes: Tensor  # (O, I) int8
@@ -56,12 +57,12 @@ class IntegerFormat:
 
     def as_bytes(self) -> Self:
         """The same with a byte a code, where codes have eight bits."""
-        return replace(self, bytewise=True) if self.bits == 8 else self
+        return replace(self, bytewise=True) if self.bits == _BYTE else self
 
     @property
     def lowest(self) -> int:
         """The least code."""
-        return 0 if self.asymmetric else -(1 << (self.bits - 1))
+        return 0 if self.asymmetric and self.bits < _BYTE else -(1 << (self.bits - 1))
 
     @property
     def highest(self) -> int:
@@ -70,8 +71,18 @@ class IntegerFormat:
 
     @property
     def kind(self) -> Kind:
-        """What the kernels take the weight as: their narrowest is four bits."""
-        return "int8" if self.bits == 8 else "int4"
+        """What the kernels take the weight as: their narrowest is four bits, and eight bits have no zero points there.
+
+        Eight bits less a zero point may take nine, which float32 holds exactly.
+        """
+        if self.bits < _BYTE:
+            return "int4"
+        return "f32" if self.asymmetric else "int8"
+
+    @property
+    def multiplied_as_integers(self) -> bool:
+        """Whether the kernels take codes and scales as they are."""
+        return self.kind != "f32"
 
     def fits(self, inputs: int) -> bool:
         """Whether the inputs are a whole number of groups."""
@@ -91,12 +102,14 @@ class IntegerFormat:
     def layout(self, outputs: int, inputs: int) -> dict[str, TensorSpec]:
         """Codes one after the other in words of 32 bits, the first in the lowest, or a byte a code; scales beside them.
 
-        Zero points are in words like the codes, packed along the outputs.
+        Zero points are in words like the codes, packed along the outputs, or a byte each as well.
         """
         groups = self.num_groups(inputs)
         scales = TensorSpec((outputs, groups), torch.float32)
         if self.bytewise:
-            return {"weight": TensorSpec((outputs, inputs), torch.int8), "weight_scale": scales}
+            specs = {"weight": TensorSpec((outputs, inputs), torch.int8), "weight_scale": scales}
+            zeros = {"weight_zero_point": TensorSpec((outputs, groups), torch.int8)}
+            return specs | zeros if self.asymmetric else specs
         specs = {
             "weight_packed": TensorSpec((outputs, num_words(inputs, self.bits)), torch.int32),
             "weight_scale": scales,
@@ -115,7 +128,7 @@ class IntegerFormat:
         assert codes.max() <= self.highest
         assert (zeros is not None) == self.asymmetric
         if self.bytewise:
-            return {"weight": codes, "weight_scale": scales}
+            return {"weight": codes, "weight_scale": scales} | ({} if zeros is None else {"weight_zero_point": zeros})
         packed = {"weight_packed": _join(codes, self.bits, self.lowest), "weight_scale": scales}
         packed["weight_shape"] = torch.tensor(codes.shape)
         if zeros is not None:
@@ -125,7 +138,7 @@ class IntegerFormat:
     def restore(self, packed: Packed) -> Quantized:
         """The codes, scales and zero points that were packed."""
         if self.bytewise:
-            return Quantized(packed["weight"], packed["weight_scale"])
+            return Quantized(packed["weight"], packed["weight_scale"], packed.get("weight_zero_point"))
         outputs, inputs = packed["weight_shape"].tolist()
         codes = _split(packed["weight_packed"], self.bits, self.lowest)[:, :inputs]
         zeros = None
@@ -142,7 +155,9 @@ class IntegerFormat:
         groups = self.num_groups(inputs)
         scales = torch.full((outputs, groups), 0.02 * 12**0.5 / 2**self.bits).half().float()
         if self.bytewise:
-            return {"weight": _random(torch.int8, (outputs, inputs), generator), "weight_scale": scales}
+            codes = {"weight": _random(torch.int8, (outputs, inputs), generator), "weight_scale": scales}
+            zeros = {"weight_zero_point": _random(torch.int8, (outputs, groups), generator)} if self.asymmetric else {}
+            return codes | zeros
         packed = {"weight_packed": _random(torch.int32, (outputs, num_words(inputs, self.bits)), generator)}
         packed |= {"weight_scale": scales, "weight_shape": torch.tensor((outputs, inputs))}
         if self.asymmetric:

@@ -1,4 +1,7 @@
-"""The weight formats, by the word users write."""
+"""The weight formats, by the word users write: bits, inputs that share a scale, and zero points ("asym") if any.
+
+A channel is all inputs of an output; "int8" without another word has a scale per channel as well.
+"""
 
 from burnish.core.errors import BadRequest, BadSettings, nearest
 from burnish.models.formats.base import WeightFormat
@@ -7,16 +10,22 @@ from burnish.models.formats.fp8 import FP8
 from burnish.models.formats.integer import IntegerFormat
 from burnish.models.formats.sparse import SparseFormat
 
+_GROUPS = {f"g{size}": size for size in (128, 64, 32)}
+_GROUPS_AND_CHANNEL: dict[str, int | None] = {**_GROUPS, "channel": None}
 _ALL: tuple[WeightFormat, ...] = (
     DENSE,
     FP8,
     IntegerFormat("int8", 8, None),
-    *(IntegerFormat(f"int8-g{size}", 8, size) for size in (128, 64, 32)),
-    *(IntegerFormat(f"int{bits}-g{size}", bits, size) for bits in (4, 3, 2) for size in (128, 64, 32)),
+    *(IntegerFormat(f"int8-{word}", 8, size) for word, size in _GROUPS.items()),
     *(
-        IntegerFormat(f"int{bits}-g{size}-asym", bits, size, asymmetric=True)
+        IntegerFormat(f"int{bits}-{word}", bits, size)
         for bits in (4, 3, 2)
-        for size in (128, 64, 32)
+        for word, size in _GROUPS_AND_CHANNEL.items()
+    ),
+    *(
+        IntegerFormat(f"int{bits}-{word}-asym", bits, size, asymmetric=True)
+        for bits in (8, 4, 3, 2)
+        for word, size in _GROUPS_AND_CHANNEL.items()
     ),
     SparseFormat("int8-2:4", 8, None),
 )
