@@ -1,6 +1,7 @@
 """An encoder through the commands: compressed, measured, opened by others, refused where it must be."""
 
 import importlib.util
+import shutil
 import warnings
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import tokenizers
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from burnish.assemble import load_checked_encoder
@@ -55,6 +57,19 @@ def test_a_word_piece_tokenizer_reads_whole_texts(encoder_folder: Path) -> None:
     tokens = tokenizer.encode("redcat oldfox newdog wethen")
     assert len(tokens) == 10, "neither padded nor cut"
     assert tokenizer.decode(tokens) == "redcat oldfox newdog wethen"
+
+
+@pytest.mark.parametrize("name", ["embeddings.LayerNorm.bias", "embeddings.position_embeddings.weight"])
+def test_a_tensor_that_holds_no_number_is_named(burnish: Run, encoder_folder: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(encoder_folder, tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(file)
+    tensors[name].view(-1)[1] = float("nan")
+    save_file(tensors, file, metadata={"format": "pt"})
+    complaint = burnish("compress", tmp_path / "model", tmp_path / "out").complaint
+    assert complaint.startswith("tensor embed_")
+    assert complaint.endswith("holds infinities or what is no number. Fetch the weights again: nothing was written")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

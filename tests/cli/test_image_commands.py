@@ -65,6 +65,15 @@ def test_a_network_is_compressed_and_measured(
     assert "same likeliest class" in burnish(*words).out
 
 
+def test_a_tensor_that_holds_no_number_is_named(burnish: Run, tmp_path: Path) -> None:
+    state = seeded(CifarNet(widths=(16, 32), channels=1)).state_dict()
+    state["linear.bias"][3] = float("inf")
+    torch.save({"state_dict": state}, tmp_path / "net.th")
+    complaint = burnish("compress", tmp_path / "net.th", tmp_path / "x").complaint
+    assert complaint.startswith("tensor head.bias holds infinities or what is no number")
+    assert not (tmp_path / "x").exists()
+
+
 def test_what_is_stored_rounds_its_inputs(burnish: Run, network: Path, digits: Path, tmp_path: Path) -> None:
     burnish("compress", network, tmp_path / "x", "--recipe", "int8-w8a8-static", "--calibration", digits)
     vision = load_checked_vision(tmp_path / "x").vision

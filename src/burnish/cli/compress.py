@@ -17,6 +17,7 @@ from burnish.cli.quality import assess, refuse_loss
 from burnish.cli.scalars import Scalars, open_scalars
 from burnish.cli.subjects import Subject, open_subject
 from burnish.compress.calibration import Calibration, CalibrationConfig
+from burnish.compress.finite import refuse_not_numbers
 from burnish.compress.journal import Journal
 from burnish.compress.memory import DataSize, plan_memory, refuse_too_much
 from burnish.compress.recipe import Recipe
@@ -136,7 +137,7 @@ def write_variant(parent: Path, out: Path, recipe_name: str, moved: Moved, asked
 
     Raises ``BadSettings`` for an unknown recipe, one whose result the target does not run, an output that exists, a
     pattern that no layer matches, data that is missing or given in vain, or more memory than is allowed;
-    ``VerificationFailed`` for a loss above the budget.
+    ``BadRequest`` for a model that holds what is no number; ``VerificationFailed`` for a loss above the budget.
     """
     asked = asked or Asked()
     with open_scalars(asked.tensorboard) as scalars:
@@ -165,6 +166,7 @@ def _write(
             remedy="Leave it out",
         )
     subject.check(recipe, has_data=asked.calibration is not None)
+    refuse_not_numbers(subject.model)
     data = None if asked.calibration is None else subject.read(asked.calibration, asked.sampling)
     planned = _plan(subject, recipe.for_layers(list(subject.chain.layers)), data, asked.memory_bytes)
     journal = None
