@@ -1,5 +1,6 @@
 """What burnish compress takes of memory: said before, refused above the limit, kept."""
 
+import re
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from burnish.cli.compress import Asked, write_variant
 from burnish.models.checkpoint import save_checkpoint
 from tests.cli.conftest import Run
 from tests.conftest import write_byte_tokenizer
@@ -21,6 +23,18 @@ def test_the_command_refuses_and_leaves_nothing(burnish: Run, tiny_folder: Path,
         "is no size. Write it as 8GiB" in burnish("compress", tiny_folder, tmp_path / "out", "--memory", "x").complaint
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_it_takes_is_told_before_it_starts(burnish: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    happened: list[object] = []
+    asked = Asked(announce=lambda planned: happened.append((planned, [*tmp_path.iterdir()])))
+    made = write_variant(tiny_folder, tmp_path / "out", "int8", lambda *_: happened.append("moved"), asked)
+    assert happened[0] == (made.planned_bytes, [])
+    assert happened[1:] == ["moved"] * made.num_layers
+    lines = burnish("compress", tiny_folder, tmp_path / "told").err.splitlines()
+    assert re.fullmatch(r"This takes at most [\d.]+ [KMG]iB of memory\.", lines[0])
+    assert lines[1].startswith("Wrote ")
+    assert burnish("compress", tiny_folder, tmp_path / "quiet", "--json").err == ""
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """burnish compress: write a slimmer variant of a model."""
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from importlib.metadata import version
@@ -102,6 +102,7 @@ def compress(
         sampling=CalibrationConfig(samples=samples, length=length, seed=seed),
         float_activations=float_activations or (),
         memory_bytes=free_bytes() if memory is None else parse_bytes(memory),
+        announce=None if json else _announce,
         tensorboard=tensorboard,
     )
     with progress(f"Compressing to {recipe}", quiet=json) as moved:
@@ -111,11 +112,14 @@ def compress(
     else:
         change = f"{human_bytes(made.bytes_before)} -> {human_bytes(made.bytes_after)}"
         err.print(
-            f"Wrote [bold]{escape(str(out))}[/]: {made.num_layers} layers in {made.weights}, {change}. "
-            f"Memory planned: {human_bytes(made.planned_bytes)}.",
+            f"Wrote [bold]{escape(str(out))}[/]: {made.num_layers} layers in {made.weights}, {change}.",
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _announce(planned_bytes: int) -> None:
+    err.print(f"This takes at most {human_bytes(planned_bytes)} of memory.", highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,6 +130,7 @@ class Asked:
     sampling: CalibrationConfig = field(default_factory=CalibrationConfig)
     float_activations: Sequence[str] = ()
     memory_bytes: int | None = None  # the most to use; None: whatever it takes
+    announce: Callable[[int], None] | None = None  # told the bytes it will use at most, before it starts
     texts: Sequence[Path] = ()  # to measure the result on
     max_loss: float | None = None  # of perplexity, on every text; more is refused
     target: str | None = None  # what the result is to run on; None: whatever it will
@@ -169,6 +174,8 @@ def _write(
     refuse_not_numbers(subject.model)
     data = None if asked.calibration is None else subject.read(asked.calibration, asked.sampling)
     planned = _plan(subject, recipe.for_layers(list(subject.chain.layers)), data, asked.memory_bytes)
+    if asked.announce is not None:
+        asked.announce(planned)
     journal = None
     if data is not None:
         journal = Journal(out.with_name(f"{out.name}.unfinished"), _key(parent, recipe, data))
