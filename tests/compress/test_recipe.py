@@ -7,6 +7,7 @@ import pytest
 from burnish.compress.passes.awq import ActivationAwareScaling
 from burnish.compress.passes.gptq import Gptq
 from burnish.compress.recipe import PASSES, Recipe, pass_name
+from burnish.compress.recipe_file import parse_recipe, recipe_text
 from burnish.compress.recipes import RECIPES, find_recipe
 from burnish.core.errors import BadSettings
 
@@ -98,6 +99,35 @@ def test_what_stands_beside_the_passes_is_read(tmp_path: Path) -> None:
     assert (found.average_bits, found.latency_share) == (None, 0.7)
     assert (found.keep, found.keep_format) == (("layers.0.*", "lm_head"), "dense")
     assert find_recipe(written(tmp_path, '[[pass]]\nname = "rtn"')).keep_format == "int8"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_text_of_a_recipe_makes_the_same_recipe(name: str) -> None:
+    assert parse_recipe(recipe_text(RECIPES[name]), name=name, shown=name) == RECIPES[name]
+
+
+def test_the_text_keeps_what_a_file_says(tmp_path: Path) -> None:
+    text = """
+about = "a \\"quoted\\" word, \\\\ and ümlauts"
+average_bits = 5
+keep = ["layers.0.*"]
+keep_format = "dense"
+[[pass]]
+name = "wanda"
+sparsity = "2:4"
+[[pass]]
+name = "gptq"
+formats = ["int4-g32", "int8"]
+head = "int4-g64"
+order = "static"
+"""
+    found = find_recipe(written(tmp_path, text))
+    again = recipe_text(found)
+    assert parse_recipe(again, name="mine.toml", shown="it") == found
+    assert 'sparsity = "2:4"' in again
+    assert 'head = "int4-g64"\norder = "static"' in again
+    settled = found.for_layers(["layers.0.mlp.up_proj", "layers.1.mlp.up_proj"])
+    assert recipe_text(settled) == again, "what one model makes of it is no part of it"
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

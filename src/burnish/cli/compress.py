@@ -21,6 +21,7 @@ from burnish.compress.finite import refuse_not_numbers
 from burnish.compress.journal import Journal
 from burnish.compress.memory import DataSize, plan_memory, refuse_too_much
 from burnish.compress.recipe import Recipe
+from burnish.compress.recipe_file import recipe_text
 from burnish.compress.recipes import find_recipe
 from burnish.compress.runtimes import KINDS, RUNTIMES, refuse_kind, refuse_unfit
 from burnish.core.errors import BadSettings, nearest
@@ -190,6 +191,7 @@ def _write(
         calibration=None if data is None else data.record,
         latency=made.latency,
         int8_activations=recipe.activations == "int8",
+        recipe_text=recipe_text(recipe),
     )
     measure = partial(_measured, parent=parent, corpora=corpora, max_loss=asked.max_loss) if corpora else None
     manifest = write_artifact(made.loaded, origin, out, measure)
