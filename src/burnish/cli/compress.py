@@ -25,7 +25,7 @@ from burnish.compress.recipe_file import recipe_text
 from burnish.compress.recipes import find_recipe
 from burnish.compress.runtimes import KINDS, RUNTIMES, refuse_kind, refuse_unfit
 from burnish.core.errors import BadSettings, nearest
-from burnish.core.memory import free_bytes, own_bytes, parse_bytes
+from burnish.core.memory import free_bytes, give_back, own_bytes, parse_bytes
 from burnish.core.records import QualityRecord
 from burnish.measure.intervals import Interval
 from burnish.measure.quality.corpus import Corpus, read_corpus
@@ -228,6 +228,7 @@ def _measured(
 
 def _plan(subject: Subject, recipe: Recipe, data: Calibration | None, limit_bytes: int | None) -> int:
     """Bytes of memory the whole will hold at most. Raises ``BadSettings`` when that exceeds the limit."""
+    give_back()
     held, size = own_bytes(), DataSize(0, 0) if data is None else subject.data_size(data)
     plan = plan_memory(subject.chain, subject.model, recipe, size)
     if limit_bytes is not None:

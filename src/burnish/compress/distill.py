@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from burnish.core.errors import BadSettings
-from burnish.models.decoder import Decoder
+from burnish.models.decoder import Decoder, DecoderConfig
 from burnish.models.layers.attention import causal_attend
 
 Progress = Callable[[int, int], None]
@@ -96,10 +96,13 @@ def split(tokens: Tensor, length: int, *, share: float = 0.05) -> Text:
 def training_bytes(decoder: nn.Module, config: DistillConfig) -> int:
     """What training a student of that size takes: weights, gradients, two moments, and what a step keeps."""
     assert isinstance(decoder, Decoder)
-    shape = decoder.config
     weights = sum(parameter.numel() for parameter in decoder.parameters())
-    of_row = 8 * shape.vocab_size + shape.num_layers * (12 * shape.hidden_size + 6 * shape.inner_size)
-    return 4 * (4 * weights + config.batch * config.length * of_row)
+    return 4 * (4 * weights + config.batch * config.length * floats_of_row(decoder.config))
+
+
+def floats_of_row(shape: DecoderConfig) -> int:
+    """Numbers that a token leaves behind, at most, on its way to a loss and back."""
+    return 8 * shape.vocab_size + shape.num_layers * (12 * shape.hidden_size + 6 * shape.inner_size)
 
 
 def divergence(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, skew: float = 0.0) -> Tensor:
