@@ -51,6 +51,11 @@ order = "static"
             '[[pass]]\nname = "gptq"\norde = "static"',
             "unknown key 'orde' in settings section [pass gptq]. Did you mean",
         ),
+        (
+            '[[pass]]\nname = "gptq"\nformts = []',
+            "unknown key 'formts' in settings section [pass gptq]. Did you mean 'formats'?",
+        ),
+        ('[[pass]]\nname = "gptq"\nchoice = 3', "unknown key 'choice' in settings section [pass gptq]. "),
         ('[[pass]]\nname = "gptq"\norder = "x"', "setting pass gptq.order = 'x' is wrong"),
         ('[[pass]]\nname = "rtn"\nformats = ["int5"]', "'int5' is no integer format"),
         ('[[pass]]\nname = "rtn"\nformats = ["dense"]', "'dense' is no integer format"),

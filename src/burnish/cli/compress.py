@@ -21,7 +21,7 @@ from burnish.compress.finite import refuse_not_numbers
 from burnish.compress.journal import Journal
 from burnish.compress.memory import DataSize, plan_memory, refuse_too_much
 from burnish.compress.recipe import Recipe
-from burnish.compress.recipe_file import recipe_text
+from burnish.compress.recipe_file import recipe_of, recipe_text
 from burnish.compress.recipes import find_recipe
 from burnish.compress.runtimes import KINDS, RUNTIMES, refuse_kind, refuse_unfit
 from burnish.core.errors import BadSettings, nearest
@@ -37,6 +37,7 @@ from burnish.models.tensor_files import shards
 from burnish.registry.artifact import content_hash, refuse_used
 
 app = typer.Typer(add_completion=False)
+DEFAULT = "int8"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +58,17 @@ class Compressed:
 def compress(
     model: Model,
     out: Annotated[Path, typer.Argument(help="A new folder for the result.")],
-    recipe: Annotated[str, typer.Option(help="What is done; [bold]burnish recipes[/] lists them.")] = "int8",
+    recipe: Annotated[
+        str | None, typer.Option(help="What is done; [bold]burnish recipes[/] lists them; none: [bold]int8[/].")
+    ] = None,
+    passes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pass",
+            help="A pass and its settings in TOML, as [bold]'gptq formats=\\[\"int4-g128\"]'[/], instead of a recipe; "
+            "may be repeated: they are applied in that order.",
+        ),
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option(help=f"Refuse a recipe whose result this does not run: {', '.join(RUNTIMES)}; none: no check."),
@@ -95,6 +106,9 @@ def compress(
     """Write a slimmer variant: a Hugging Face folder that other engines open too, with its manifest."""
     if max_loss is not None and not quality:
         raise BadSettings("--max-loss needs a text to measure on", remedy="Give --quality FILE")
+    if passes and recipe is not None:
+        raise BadSettings("--recipe and --pass both say what is done", remedy="Give one of them")
+    wanted = recipe_of(passes) if passes else find_recipe(recipe or DEFAULT)
     asked = Asked(
         target=target,
         calibration=calibration,
@@ -106,8 +120,8 @@ def compress(
         announce=None if json else _announce,
         tensorboard=tensorboard,
     )
-    with progress(f"Compressing to {recipe}", quiet=json) as moved:
-        made = write_variant(locate(model), out, recipe, moved, asked)
+    with progress(f"Compressing to {wanted.name}", quiet=json) as moved:
+        made = write_variant(locate(model), out, wanted, moved, asked)
     if json:
         print_json(made)
     else:
@@ -138,22 +152,23 @@ class Asked:
     tensorboard: Path | None = None  # a folder for charts of the run
 
 
-def write_variant(parent: Path, out: Path, recipe_name: str, moved: Moved, asked: Asked | None = None) -> Compressed:
-    """Load, compress, write. What was finished of a run with data that was killed is taken from beside ``out``.
+def write_variant(
+    parent: Path, out: Path, recipe: str | Recipe, moved: Moved, asked: Asked | None = None
+) -> Compressed:
+    """Load, compress by a recipe, or the one of that name, write.
+
+    What was finished of a run with data that was killed is taken from beside ``out``.
 
     Raises ``BadSettings`` for an unknown recipe, one whose result the target does not run, an output that exists, a
     pattern that no layer matches, data that is missing or given in vain, or more memory than is allowed;
     ``BadRequest`` for a model that holds what is no number; ``VerificationFailed`` for a loss above the budget.
     """
-    asked = asked or Asked()
+    asked, found = asked or Asked(), recipe if isinstance(recipe, Recipe) else find_recipe(recipe)
     with open_scalars(asked.tensorboard) as scalars:
-        return _write(parent, out, recipe_name, moved, asked, scalars)
+        return _write(parent, out, found, moved, asked, scalars)
 
 
-def _write(
-    parent: Path, out: Path, recipe_name: str, moved: Moved, asked: Asked, scalars: Scalars | None
-) -> Compressed:
-    recipe = find_recipe(recipe_name)
+def _write(parent: Path, out: Path, recipe: Recipe, moved: Moved, asked: Asked, scalars: Scalars | None) -> Compressed:
     if asked.target is not None:
         refuse_unfit(recipe, asked.target)
     refuse_used(out)

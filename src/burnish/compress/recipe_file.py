@@ -1,7 +1,9 @@
-"""Recipes in TOML, as users write their own."""
+"""Recipes in TOML, as users write their own, in a file or on the command line."""
 
 import json
+import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from burnish.core.settings import make_config
 from burnish.models.formats.table import integer_format
 
 KEYS = ("about", "average_bits", "latency_share", "activations", "keep", "keep_format", "pass")
+_STRING = r'"(?:\\.|[^"\\])*"|\'[^\']*\''
+_WORD = re.compile(rf"(?:{_STRING}|\[(?:{_STRING}|[^\]\"'])*\]|[^\s\"'\[])+|\S")  # strings and lists hold spaces
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -63,6 +67,25 @@ def parse_recipe(text: str, *, name: str, shown: str) -> Recipe:
     )
 
 
+def recipe_of(passes: Sequence[str]) -> Recipe:
+    """A recipe of passes as the command line gives them: a word, then settings, as 'gptq formats=["int4-g128"]'.
+
+    What stands behind ``=`` is TOML. Raises ``BadSettings`` as ``parse_recipe``, and for what is no setting.
+    """
+    tables, names = "", list[str]()
+    for one in passes:
+        name, *settings = _WORD.findall(one) or [""]
+        for setting in settings:
+            if re.fullmatch(r"[\w-]+=.+", setting, re.DOTALL) is None:
+                raise BadSettings(
+                    f"--pass {one!r}: {setting!r} is no setting",
+                    remedy='Write them as formats=["int4-g128"]',
+                )
+        names.append(name)
+        tables += "\n".join(["[[pass]]", f"name = {json.dumps(name)}", *settings, ""])
+    return parse_recipe(tables, name=" + ".join(names), shown=" + ".join(names))
+
+
 def recipe_text(recipe: Recipe) -> str:
     """The TOML of a recipe, with every setting of every pass, defaults too: ``parse_recipe`` makes the same of it."""
     beside = {key: getattr(recipe, key) for key in KEYS if key != "pass"}
@@ -106,7 +129,14 @@ def _read_pass(step: dict[str, Any]) -> WholePass | Pass:
     kind = PASSES[name]
     if "spared" in settings:
         raise BadSettings(f"pass {name}: unknown key 'spared'", remedy="Name the layers under keep, beside about")
-    if any(field.name == "choice" for field in fields(kind)):  # type: ignore[arg-type]
+    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    if "choice" in known:
+        known = [*known, "formats", "head"]
+        known.remove("choice")
+    for key in settings:
+        if key not in known:
+            raise BadSettings(f"unknown key {key!r} in settings section [pass {name}]", remedy=nearest(key, known))
+    if "formats" in known:
         settings["choice"] = _read_choice(settings.pop("formats", ["int4-g128"]), settings.pop("head", "int8"))
     return make_config(kind, settings, section=f"pass {name}")
 
