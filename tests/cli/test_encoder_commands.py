@@ -72,6 +72,19 @@ def test_a_tensor_that_holds_no_number_is_named(burnish: Run, encoder_folder: Pa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_a_sample_holds_more_than_the_marks_around_it(
+    burnish: Run, encoder_folder: Path, sentences: Path, tmp_path: Path, length: int
+) -> None:
+    words = ("compress", encoder_folder, tmp_path / "out", "--recipe", "int8-gptq", "--calibration", sentences)
+    made = burnish(*words, "--samples", 2048, "--length", length)
+    if length > 2:
+        assert made.code == 0, made
+        return
+    assert made.complaint == (f"length {length} leaves no room between the 2 tokens that frame a text. Use 3 or more")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     "recipe", ["int8", "int4-gptq-g64", "int8-w8a8-smoothquant", "int8-w8a8-static", "wanda-50", "fp8-dynamic"]
 )
