@@ -202,17 +202,29 @@ class Distillation:
         return Look(self.step, float(sum(losses)) / len(pieces), float(sum(apart)) / len(pieces))
 
     def save(self, path: Path) -> None:
-        """Write everything a later ``load`` needs; a crash leaves the previous file whole."""
+        """Write everything a later ``load`` needs; a crash leaves the previous file whole.
+
+        Raises ``BadSettings`` when it cannot be written.
+        """
         state = {
             "step": self.step,
             "looks": [tuple(look) for look in self.looks],
             "learning": [parameter.detach() for parameter in self._learning],
             "optimizer": self._optimizer.state_dict(),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(".part")
-        torch.save(state, aside)
-        aside.replace(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with aside.open("wb") as file:  # given a path instead, torch would not say what the system said
+                torch.save(state, file)
+            aside.replace(path)
+        except (OSError, RuntimeError) as error:
+            aside.unlink(missing_ok=True)
+            fault = error if isinstance(error, OSError) else error.__context__
+            reason = getattr(fault, "strerror", None) or str(error).partition("\n")[0]
+            raise BadSettings(
+                f"{str(path)!r} cannot be written: {reason}", remedy="Make room, then start again"
+            ) from None
 
     @torch.no_grad()
     def load(self, path: Path) -> None:
