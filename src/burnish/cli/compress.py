@@ -190,11 +190,11 @@ def _write(parent: Path, out: Path, recipe: Recipe, moved: Moved, asked: Asked, 
     refuse_not_numbers(subject.model)
     data = None if asked.calibration is None else subject.read(asked.calibration, asked.sampling)
     planned = _plan(subject, recipe.for_layers(list(subject.chain.layers)), data, asked.memory_bytes)
-    if asked.announce is not None:
-        asked.announce(planned)
     journal = None
     if data is not None:
         journal = Journal(out.with_name(f"{out.name}.unfinished"), _key(parent, recipe, data))
+    if asked.announce is not None:
+        asked.announce(planned)
     made = subject.apply(recipe, data, journal, moved)
     if scalars is not None:
         scalars.layers(made.records)
