@@ -62,6 +62,7 @@ class Origin(NamedTuple):
     calibration: CalibrationRecord | None = None
     latency: LatencyRecord | None = None  # what formats were chosen by
     int8_activations: bool = False  # as ``save_checkpoint`` tells other engines
+    recipe_text: str | None = None  # the recipe as TOML, every setting of every pass
 
 
 def load_checked(path: Path, *, mapped: bool = False) -> "Loaded":
@@ -168,6 +169,7 @@ def write_artifact(
             float_activations=origin.float_activations,
             calibration=origin.calibration,
             latency=origin.latency,
+            recipe_text=origin.recipe_text,
         )
         write_manifest(staging, manifest)
         if measure is not None:

@@ -1,6 +1,7 @@
 """An encoder through the commands: compressed, measured, opened by others, refused where it must be."""
 
 import importlib.util
+import shutil
 import warnings
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import onnxruntime
 import pytest
 import tokenizers
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from burnish.assemble import load_checked_encoder
@@ -56,6 +58,32 @@ def test_a_word_piece_tokenizer_reads_whole_texts(encoder_folder: Path) -> None:
     tokens = tokenizer.encode("redcat oldfox newdog wethen")
     assert len(tokens) == 10, "neither padded nor cut"
     assert tokenizer.decode(tokens) == "redcat oldfox newdog wethen"
+
+
+@pytest.mark.parametrize("name", ["embeddings.LayerNorm.bias", "embeddings.position_embeddings.weight"])
+def test_a_tensor_that_holds_no_number_is_named(burnish: Run, encoder_folder: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(encoder_folder, tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(file)
+    tensors[name].view(-1)[1] = float("nan")
+    save_file(tensors, file, metadata={"format": "pt"})
+    complaint = burnish("compress", tmp_path / "model", tmp_path / "out").complaint
+    assert complaint.startswith("tensor embed_")
+    assert complaint.endswith("holds infinities or what is no number. Fetch the weights again: nothing was written")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_a_sample_holds_more_than_the_marks_around_it(
+    burnish: Run, encoder_folder: Path, sentences: Path, tmp_path: Path, length: int
+) -> None:
+    words = ("compress", encoder_folder, tmp_path / "out", "--recipe", "int8-gptq", "--calibration", sentences)
+    made = burnish(*words, "--samples", 2048, "--length", length)
+    if length > 2:
+        assert made.code == 0, made
+        return
+    assert made.complaint == (f"length {length} leaves no room between the 2 tokens that frame a text. Use 3 or more")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

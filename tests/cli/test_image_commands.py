@@ -65,6 +65,15 @@ def test_a_network_is_compressed_and_measured(
     assert "same likeliest class" in burnish(*words).out
 
 
+def test_a_tensor_that_holds_no_number_is_named(burnish: Run, tmp_path: Path) -> None:
+    state = seeded(CifarNet(widths=(16, 32), channels=1)).state_dict()
+    state["linear.bias"][3] = float("inf")
+    torch.save({"state_dict": state}, tmp_path / "net.th")
+    complaint = burnish("compress", tmp_path / "net.th", tmp_path / "x").complaint
+    assert complaint.startswith("tensor head.bias holds infinities or what is no number")
+    assert not (tmp_path / "x").exists()
+
+
 def test_what_is_stored_rounds_its_inputs(burnish: Run, network: Path, digits: Path, tmp_path: Path) -> None:
     burnish("compress", network, tmp_path / "x", "--recipe", "int8-w8a8-static", "--calibration", digits)
     vision = load_checked_vision(tmp_path / "x").vision
@@ -91,14 +100,29 @@ def test_a_network_that_is_not_what_its_manifest_says_is_refused(burnish: Run, n
         load_checked_vision(tmp_path / "x")
 
 
+@pytest.mark.parametrize("samples", [32, 100, 160, 999])
+def test_as_many_images_are_used_as_were_asked_for(
+    burnish: Run, network: Path, digits: Path, tmp_path: Path, samples: int
+) -> None:
+    words = ("compress", network, tmp_path / "x", "--recipe", "int8-gptq", "--calibration", digits)
+    assert burnish(*words, "--samples", samples).code == 0
+    manifest = read_manifest(tmp_path / "x")
+    assert manifest is not None
+    assert manifest.calibration is not None
+    assert manifest.calibration.samples == min(samples, 160)
+
+
 def test_bad_input_is_told_in_one_line(burnish: Run, network: Path, digits: Path, tmp_path: Path) -> None:
     few, grey = tmp_path / "few.npz", tmp_path / "colour.npz"
     np.savez(few, images=np.zeros((9, 1, 16, 16), np.uint8))
     np.savez(grey, images=np.zeros((200, 3, 16, 16), np.uint8))
     out = tmp_path / "out"
+    calibrated = ("compress", network, out, "--recipe", "int8-gptq", "--calibration", digits)
     for words, fault in (
         (("compress", network, out, "--recipe", "int8-gptq", "--calibration", few), "holds 9 images, too few"),
         (("compress", network, out, "--recipe", "int8-gptq", "--calibration", grey), "has 3 channels"),
+        ((*calibrated, "--samples", 31), "31 images are too few to calibrate with. Use 32 or more"),
+        ((*calibrated, "--length", 64), "length 64 says nothing of images. Leave it out"),
         (("compress", network, out, "--recipe", "int8-gptq"), "needs calibration data"),
         (
             ("compress", network, out, "--recipe", "shrink-25", "--calibration", digits),

@@ -69,6 +69,54 @@ def test_a_recipe_with_data_says_in_its_manifest_which(
     assert burnish("verify", tmp_path / "out", "--json").json["passed"]
 
 
+def test_the_manifest_holds_a_recipe_that_makes_the_same_again(burnish: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('keep = ["layers.1.*"]\n[[pass]]\nname = "rtn"\nformats = ["int4-g32"]\n')
+    burnish("compress", tiny_folder, tmp_path / "first", "--recipe", tmp_path / "mine.toml")
+    first = read_manifest(tmp_path / "first")
+    assert first is not None
+    assert first.recipe_text is not None
+    (tmp_path / "again.toml").write_text(first.recipe_text)
+    burnish("compress", tiny_folder, tmp_path / "second", "--recipe", tmp_path / "again.toml")
+    second = read_manifest(tmp_path / "second")
+    assert second is not None
+    assert (second.files, second.recipe_text) == (first.files, first.recipe_text)
+    assert burnish("compress", tiny_folder, tmp_path / "named", "--recipe", "int8").code == 0
+    named = read_manifest(tmp_path / "named")
+    assert named is not None
+    assert 'name = "rtn"\nformats = ["int8"]' in str(named.recipe_text)
+
+
+def test_passes_on_the_command_line_are_a_recipe(burnish: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    words = ("--pass", "magnitude sparsity='2:4'", "--pass", 'rtn formats=["int8-2:4", "int8"]  head="int8"')
+    assert burnish("compress", tiny_folder, tmp_path / "out", *words, "--json").json["recipe"] == "magnitude + rtn"
+    assert burnish("compress", tiny_folder, tmp_path / "named", "--recipe", "int8-magnitude-2:4").code == 0
+    ours, named = read_manifest(tmp_path / "out"), read_manifest(tmp_path / "named")
+    assert ours is not None
+    assert named is not None
+    assert (ours.files, ours.records) == (named.files, named.records)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("--pass", "gtpq"), "unknown pass 'gtpq'. Did you mean 'gptq'?"),
+        (("--pass", ""), "unknown pass ''"),
+        (("--pass", 'rtn formts=["int8"]'), "unknown key 'formts' in settings section [pass rtn]. Did you mean"),
+        (("--pass", "rtn int8"), "--pass 'rtn int8': 'int8' is no setting. Write them as formats="),
+        (("--pass", 'rtn formats=["int8'), "is no setting"),
+        (("--pass", "rtn formats=int8"), "recipe 'rtn' is not TOML: Invalid value"),
+        (("--pass", "rtn", "--pass", "gptq"), "rtn stores the weights, nothing can follow. Put it last"),
+        (("--pass", "rtn", "--recipe", "int8"), "--recipe and --pass both say what is done. Give one of them"),
+        (("--pass", 'awq formats=["int4-g32"]'), "ends with awq, which stores nothing"),
+    ],
+)
+def test_passes_that_make_no_sense(
+    burnish: Run, tiny_folder: Path, tmp_path: Path, words: tuple[str, ...], complaint: str
+) -> None:
+    assert complaint in burnish("compress", tiny_folder, tmp_path / "out", *words).complaint
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_data_that_is_needed_and_data_that_is_not(burnish: Run, tiny_folder: Path, prose: Path, tmp_path: Path) -> None:
     asked = burnish("compress", tiny_folder, tmp_path / "out", "--recipe", "int4-gptq-g32")
     assert asked.complaint == "recipe 'int4-gptq-g32' needs calibration data. Give a text with --calibration"

@@ -9,6 +9,7 @@ import torch
 
 from burnish.compress.chain import decoder_chain
 from burnish.compress.memory import MemoryPlan, plan_memory, refuse_too_much, text_size
+from burnish.compress.passes.shrink import Shrink
 from burnish.compress.recipes import find_recipe
 from burnish.core.errors import BadSettings
 from burnish.core.memory import free_bytes, parse_bytes
@@ -64,6 +65,21 @@ def test_the_parts_of_a_plan() -> None:
     assert calibrated.statistics == 4 * (3 * 64**2 + 128**2) + 5 * 4 * 128**2
     assert learned.statistics == 0
     assert plain.total == sum(plain)
+
+
+def test_probes_and_the_way_back_of_a_gradient_are_planned() -> None:
+    decoder = tiny_decoder()
+    chain = decoder_chain(decoder)
+    mixed, plain = (
+        plan_memory(chain, decoder, find_recipe(name), text_size(chain, 10_000, 128))
+        for name in ("mixed-6bit-gptq", "int4-gptq-g32")
+    )
+    weights = sum(layer.in_features * layer.out_features for layer in chain.layers.values())
+    assert (mixed.probes, plain.probes) == (4 * (8 * 16 * 128 * 259 + weights), 0)
+    floats = sum(parameter.numel() for parameter in decoder.parameters())
+    assert Shrink(inner=0.5).memory_bytes(decoder, 128) == 4 * floats
+    of_row = 8 * 259 + 2 * (12 * 64 + 6 * 128)
+    assert Shrink(inner=0.5, by="gradient").memory_bytes(decoder, 128) == 4 * (floats + 128 * of_row)
 
 
 def test_eight_bit_floats_and_a_head_that_stays_dense_are_planned() -> None:

@@ -3,12 +3,17 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from burnish.compress.passes.awq import ActivationAwareScaling
+from burnish.compress.passes.distill import Distill
 from burnish.compress.passes.gptq import Gptq
 from burnish.compress.recipe import PASSES, Recipe, pass_name
+from burnish.compress.recipe_file import parse_recipe, read_recipe, recipe_text
 from burnish.compress.recipes import RECIPES, find_recipe
 from burnish.core.errors import BadSettings
+from burnish.models.checkpoint import save_checkpoint
+from tests.tiny import tiny_decoder
 
 
 def written(folder: Path, text: str) -> str:
@@ -50,6 +55,11 @@ order = "static"
             '[[pass]]\nname = "gptq"\norde = "static"',
             "unknown key 'orde' in settings section [pass gptq]. Did you mean",
         ),
+        (
+            '[[pass]]\nname = "gptq"\nformts = []',
+            "unknown key 'formts' in settings section [pass gptq]. Did you mean 'formats'?",
+        ),
+        ('[[pass]]\nname = "gptq"\nchoice = 3', "unknown key 'choice' in settings section [pass gptq]. "),
         ('[[pass]]\nname = "gptq"\norder = "x"', "setting pass gptq.order = 'x' is wrong"),
         ('[[pass]]\nname = "rtn"\nformats = ["int5"]', "'int5' is no integer format"),
         ('[[pass]]\nname = "rtn"\nformats = ["dense"]', "'dense' is no integer format"),
@@ -100,6 +110,35 @@ def test_what_stands_beside_the_passes_is_read(tmp_path: Path) -> None:
     assert find_recipe(written(tmp_path, '[[pass]]\nname = "rtn"')).keep_format == "int8"
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_text_of_a_recipe_makes_the_same_recipe(name: str) -> None:
+    assert parse_recipe(recipe_text(RECIPES[name]), name=name, shown=name) == RECIPES[name]
+
+
+def test_the_text_keeps_what_a_file_says(tmp_path: Path) -> None:
+    text = """
+about = "a \\"quoted\\" word, \\\\ and ümlauts"
+average_bits = 5
+keep = ["layers.0.*"]
+keep_format = "dense"
+[[pass]]
+name = "wanda"
+sparsity = "2:4"
+[[pass]]
+name = "gptq"
+formats = ["int4-g32", "int8"]
+head = "int4-g64"
+order = "static"
+"""
+    found = find_recipe(written(tmp_path, text))
+    again = recipe_text(found)
+    assert parse_recipe(again, name="mine.toml", shown="it") == found
+    assert 'sparsity = "2:4"' in again
+    assert 'head = "int4-g64"\norder = "static"' in again
+    settled = found.for_layers(["layers.0.mlp.up_proj", "layers.1.mlp.up_proj"])
+    assert recipe_text(settled) == again, "what one model makes of it is no part of it"
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadSettings, match=r"absent\.toml' cannot be read: No such file"):
         find_recipe(str(tmp_path / "absent.toml"))
@@ -110,3 +149,17 @@ def test_every_pass_has_one_word() -> None:
     assert used == set(PASSES)
     with pytest.raises(BadSettings, match="has no pass"):
         Recipe("x", "", ())
+
+
+def test_a_student_is_written_into_the_text_of_a_recipe(tmp_path: Path) -> None:
+    """What a manifest holds must not depend on a file that lay beside the recipe."""
+    save_checkpoint(tiny_decoder(), tmp_path / "model", family="llama", dtype=torch.float32)
+    written = tmp_path / "mine.toml"
+    written.write_text('[[pass]]\nname = "distill"\nstudent = "model/config.json"\nsteps = 7\n')
+    recipe = read_recipe(written)
+    again = parse_recipe(recipe_text(recipe), name=recipe.name, shown="again", folder=tmp_path / "elsewhere")
+    assert again == recipe
+    [step] = again.passes
+    assert isinstance(step, Distill)
+    assert step.student is not None
+    assert step.student.config.hidden_size == 64

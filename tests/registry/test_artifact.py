@@ -93,6 +93,16 @@ def test_a_missing_key_is_named(folder: Path, manifest: Manifest, key: str) -> N
     assert "\n" not in str(fault.value)
 
 
+@pytest.mark.parametrize("key", ["recipe_text", "search", "quality", "latency"])
+def test_a_manifest_from_before_a_key_was_there_is_read(folder: Path, manifest: Manifest, key: str) -> None:
+    write_manifest(folder, replace(manifest, recipe_text="[[pass]]"))
+    path = folder / MANIFEST
+    path.write_text(json.dumps(_without(key, json.loads(path.read_text()))))
+    found = read_manifest(folder)
+    assert found is not None
+    assert found.recipe_text == (None if key == "recipe_text" else "[[pass]]")
+
+
 @pytest.mark.parametrize("where", [(), ("parent",), ("golden",), ("records", 0), ("golden", "rows", 0)])
 def test_an_unknown_key_is_named_at_any_depth(folder: Path, manifest: Manifest, where: tuple[str | int, ...]) -> None:
     write_manifest(folder, manifest)

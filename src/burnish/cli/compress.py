@@ -1,7 +1,7 @@
 """burnish compress: write a slimmer variant of a model."""
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from importlib.metadata import version
@@ -17,13 +17,15 @@ from burnish.cli.quality import assess, refuse_loss
 from burnish.cli.scalars import Scalars, open_scalars
 from burnish.cli.subjects import Subject, open_subject
 from burnish.compress.calibration import Calibration, CalibrationConfig
+from burnish.compress.finite import refuse_not_numbers
 from burnish.compress.journal import Journal
 from burnish.compress.memory import DataSize, plan_memory, refuse_too_much
 from burnish.compress.recipe import Recipe
+from burnish.compress.recipe_file import recipe_of, recipe_text
 from burnish.compress.recipes import find_recipe
 from burnish.compress.runtimes import KINDS, RUNTIMES, refuse_kind, refuse_unfit
 from burnish.core.errors import BadSettings, nearest
-from burnish.core.memory import free_bytes, own_bytes, parse_bytes
+from burnish.core.memory import free_bytes, give_back, own_bytes, parse_bytes
 from burnish.core.records import QualityRecord
 from burnish.measure.intervals import Interval
 from burnish.measure.quality.corpus import Corpus, read_corpus
@@ -35,6 +37,7 @@ from burnish.models.tensor_files import shards
 from burnish.registry.artifact import content_hash, refuse_used
 
 app = typer.Typer(add_completion=False)
+DEFAULT = "int8"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +58,17 @@ class Compressed:
 def compress(
     model: Model,
     out: Annotated[Path, typer.Argument(help="A new folder for the result.")],
-    recipe: Annotated[str, typer.Option(help="What is done; [bold]burnish recipes[/] lists them.")] = "int8",
+    recipe: Annotated[
+        str | None, typer.Option(help="What is done; [bold]burnish recipes[/] lists them; none: [bold]int8[/].")
+    ] = None,
+    passes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pass",
+            help="A pass and its settings in TOML, as [bold]'gptq formats=\\[\"int4-g128\"]'[/], instead of a recipe; "
+            "may be repeated: they are applied in that order.",
+        ),
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option(help=f"Refuse a recipe whose result this does not run: {', '.join(RUNTIMES)}; none: no check."),
@@ -93,6 +106,9 @@ def compress(
     """Write a slimmer variant: a Hugging Face folder that other engines open too, with its manifest."""
     if max_loss is not None and not quality:
         raise BadSettings("--max-loss needs a text to measure on", remedy="Give --quality FILE")
+    if passes and recipe is not None:
+        raise BadSettings("--recipe and --pass both say what is done", remedy="Give one of them")
+    wanted = recipe_of(passes) if passes else find_recipe(recipe or DEFAULT)
     asked = Asked(
         target=target,
         calibration=calibration,
@@ -101,20 +117,24 @@ def compress(
         sampling=CalibrationConfig(samples=samples, length=length, seed=seed),
         float_activations=float_activations or (),
         memory_bytes=free_bytes() if memory is None else parse_bytes(memory),
+        announce=None if json else _announce,
         tensorboard=tensorboard,
     )
-    with progress(f"Compressing to {recipe}", quiet=json) as moved:
-        made = write_variant(locate(model), out, recipe, moved, asked)
+    with progress(f"Compressing to {wanted.name}", quiet=json) as moved:
+        made = write_variant(locate(model), out, wanted, moved, asked)
     if json:
         print_json(made)
     else:
         change = f"{human_bytes(made.bytes_before)} -> {human_bytes(made.bytes_after)}"
         err.print(
-            f"Wrote [bold]{escape(str(out))}[/]: {made.num_layers} layers in {made.weights}, {change}. "
-            f"Memory planned: {human_bytes(made.planned_bytes)}.",
+            f"Wrote [bold]{escape(str(out))}[/]: {made.num_layers} layers in {made.weights}, {change}.",
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _announce(planned_bytes: int) -> None:
+    err.print(f"This takes at most {human_bytes(planned_bytes)} of memory.", highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,28 +145,30 @@ class Asked:
     sampling: CalibrationConfig = field(default_factory=CalibrationConfig)
     float_activations: Sequence[str] = ()
     memory_bytes: int | None = None  # the most to use; None: whatever it takes
+    announce: Callable[[int], None] | None = None  # told the bytes it will use at most, before it starts
     texts: Sequence[Path] = ()  # to measure the result on
     max_loss: float | None = None  # of perplexity, on every text; more is refused
     target: str | None = None  # what the result is to run on; None: whatever it will
     tensorboard: Path | None = None  # a folder for charts of the run
 
 
-def write_variant(parent: Path, out: Path, recipe_name: str, moved: Moved, asked: Asked | None = None) -> Compressed:
-    """Load, compress, write. What was finished of a run with data that was killed is taken from beside ``out``.
+def write_variant(
+    parent: Path, out: Path, recipe: str | Recipe, moved: Moved, asked: Asked | None = None
+) -> Compressed:
+    """Load, compress by a recipe, or the one of that name, write.
+
+    What was finished of a run with data that was killed is taken from beside ``out``.
 
     Raises ``BadSettings`` for an unknown recipe, one whose result the target does not run, an output that exists, a
     pattern that no layer matches, data that is missing or given in vain, or more memory than is allowed;
-    ``VerificationFailed`` for a loss above the budget.
+    ``BadRequest`` for a model that holds what is no number; ``VerificationFailed`` for a loss above the budget.
     """
-    asked = asked or Asked()
+    asked, found = asked or Asked(), recipe if isinstance(recipe, Recipe) else find_recipe(recipe)
     with open_scalars(asked.tensorboard) as scalars:
-        return _write(parent, out, recipe_name, moved, asked, scalars)
+        return _write(parent, out, found, moved, asked, scalars)
 
 
-def _write(
-    parent: Path, out: Path, recipe_name: str, moved: Moved, asked: Asked, scalars: Scalars | None
-) -> Compressed:
-    recipe = find_recipe(recipe_name)
+def _write(parent: Path, out: Path, recipe: Recipe, moved: Moved, asked: Asked, scalars: Scalars | None) -> Compressed:
     if asked.target is not None:
         refuse_unfit(recipe, asked.target)
     refuse_used(out)
@@ -165,11 +187,14 @@ def _write(
             remedy="Leave it out",
         )
     subject.check(recipe, has_data=asked.calibration is not None)
+    refuse_not_numbers(subject.model)
     data = None if asked.calibration is None else subject.read(asked.calibration, asked.sampling)
     planned = _plan(subject, recipe.for_layers(list(subject.chain.layers)), data, asked.memory_bytes)
     journal = None
     if data is not None:
         journal = Journal(out.with_name(f"{out.name}.unfinished"), _key(parent, recipe, data))
+    if asked.announce is not None:
+        asked.announce(planned)
     made = subject.apply(recipe, data, journal, moved)
     if scalars is not None:
         scalars.layers(made.records)
@@ -181,6 +206,7 @@ def _write(
         calibration=None if data is None else data.record,
         latency=made.latency,
         int8_activations=recipe.activations == "int8",
+        recipe_text=recipe_text(recipe),
     )
     measure = partial(_measured, parent=parent, corpora=corpora, max_loss=asked.max_loss) if corpora else None
     manifest = write_artifact(made.loaded, origin, out, measure)
@@ -217,6 +243,7 @@ def _measured(
 
 def _plan(subject: Subject, recipe: Recipe, data: Calibration | None, limit_bytes: int | None) -> int:
     """Bytes of memory the whole will hold at most. Raises ``BadSettings`` when that exceeds the limit."""
+    give_back()
     held, size = own_bytes(), DataSize(0, 0) if data is None else subject.data_size(data)
     plan = plan_memory(subject.chain, subject.model, recipe, size)
     if limit_bytes is not None:

@@ -105,7 +105,7 @@ class DecoderSubject:
 
     def data_size(self, data: Calibration) -> DataSize:
         """As ``Subject``."""
-        return text_size(self.chain, data.tokens.numel())
+        return text_size(self.chain, data.tokens.numel(), data.record.length)
 
     def apply(self, recipe: Recipe, data: Calibration | None, journal: Journal | None, progress: Progress) -> Made:
         """As ``Subject``."""
@@ -135,7 +135,7 @@ class EncoderSubject:
 
     def data_size(self, data: Calibration) -> DataSize:
         """As ``Subject``."""
-        return text_size(self.chain, data.tokens.numel())
+        return text_size(self.chain, data.tokens.numel(), data.record.length)
 
     def apply(self, recipe: Recipe, data: Calibration | None, journal: Journal | None, progress: Progress) -> Made:
         """As ``Subject``."""

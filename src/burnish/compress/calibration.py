@@ -67,9 +67,15 @@ def read_calibration(
     Documents follow one another, each begun as the tokenizer begins a text; a chat whose last word is the assistant's
     ends there. The row of tokens is cut into samples, of which the seed draws. With a ``frame`` documents bring no
     marks of their own and every sample is a whole text, as an encoder sees them. Raises as ``read_documents``, and
-    ``BadSettings`` for too few tokens, or tokens the model does not know: the tokenizer is another model's.
+    ``BadSettings`` for too few tokens, samples that only the frame fills, or tokens the model does not know: the
+    tokenizer is another model's.
     """
-    length = min(config.length, max_positions)
+    length, marks = min(config.length, max_positions), sum(map(len, frame))
+    if length <= marks:
+        raise BadSettings(
+            f"length {length} leaves no room between the {marks} tokens that frame a text",
+            remedy=f"Use {marks + 1} or more",
+        )
     tokens = torch.tensor(_encode(read_documents(path), codec, has_marks=frame == NO_FRAME), dtype=torch.int64)
     if len(tokens) < max(MIN_TOKENS, length):
         raise BadSettings(

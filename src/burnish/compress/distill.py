@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from burnish.core.errors import BadSettings
-from burnish.models.decoder import Decoder
+from burnish.models.decoder import Decoder, DecoderConfig
 from burnish.models.layers.attention import causal_attend
 
 Progress = Callable[[int, int], None]
@@ -96,10 +96,13 @@ def split(tokens: Tensor, length: int, *, share: float = 0.05) -> Text:
 def training_bytes(decoder: nn.Module, config: DistillConfig) -> int:
     """What training a student of that size takes: weights, gradients, two moments, and what a step keeps."""
     assert isinstance(decoder, Decoder)
-    shape = decoder.config
     weights = sum(parameter.numel() for parameter in decoder.parameters())
-    of_row = 8 * shape.vocab_size + shape.num_layers * (12 * shape.hidden_size + 6 * shape.inner_size)
-    return 4 * (4 * weights + config.batch * config.length * of_row)
+    return 4 * (4 * weights + config.batch * config.length * floats_of_row(decoder.config))
+
+
+def floats_of_row(shape: DecoderConfig) -> int:
+    """Numbers that a token leaves behind, at most, on its way to a loss and back."""
+    return 8 * shape.vocab_size + shape.num_layers * (12 * shape.hidden_size + 6 * shape.inner_size)
 
 
 def divergence(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, skew: float = 0.0) -> Tensor:
@@ -199,17 +202,29 @@ class Distillation:
         return Look(self.step, float(sum(losses)) / len(pieces), float(sum(apart)) / len(pieces))
 
     def save(self, path: Path) -> None:
-        """Write everything a later ``load`` needs; a crash leaves the previous file whole."""
+        """Write everything a later ``load`` needs; a crash leaves the previous file whole.
+
+        Raises ``BadSettings`` when it cannot be written.
+        """
         state = {
             "step": self.step,
             "looks": [tuple(look) for look in self.looks],
             "learning": [parameter.detach() for parameter in self._learning],
             "optimizer": self._optimizer.state_dict(),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(".part")
-        torch.save(state, aside)
-        aside.replace(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with aside.open("wb") as file:  # given a path instead, torch would not say what the system said
+                torch.save(state, file)
+            aside.replace(path)
+        except (OSError, RuntimeError) as error:
+            aside.unlink(missing_ok=True)
+            fault = error if isinstance(error, OSError) else error.__context__
+            reason = getattr(fault, "strerror", None) or str(error).partition("\n")[0]
+            raise BadSettings(
+                f"{str(path)!r} cannot be written: {reason}", remedy="Make room, then start again"
+            ) from None
 
     @torch.no_grad()
     def load(self, path: Path) -> None:

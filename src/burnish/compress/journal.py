@@ -60,15 +60,16 @@ class Journal:
     def __init__(self, folder: Path, key: dict[str, str]) -> None:
         """Raise ``BadSettings`` when the folder belongs to another run or cannot be written."""
         self._folder = folder
-        text = json.dumps(key, sort_keys=True, indent=1)
+        text, aside = json.dumps(key, sort_keys=True, indent=1), folder / f"{KEY}.part"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / KEY).exists():
-                aside = folder / f"{KEY}.part"
                 aside.write_text(text, encoding="utf-8")
                 aside.replace(folder / KEY)
             found = (folder / KEY).read_text(encoding="utf-8")
         except OSError as error:
+            if folder.is_dir():
+                aside.unlink(missing_ok=True)
             raise BadSettings(f"{str(folder)!r} cannot be written: {error.strerror}", remedy="Name another") from None
         if found != text:
             raise BadSettings(
@@ -122,6 +123,7 @@ class Journal:
             aside.write_bytes(_SETTLED.dump_json(found))
             aside.replace(self._folder / SETTLED)
         except OSError as error:
+            aside.unlink(missing_ok=True)
             raise BadSettings(f"{str(aside)!r} cannot be written: {error.strerror}", remedy="Make room") from None
         return found
 
@@ -191,4 +193,5 @@ def _write(path: Path, file: _File) -> None:
         aside.replace(path)
     except (OSError, SafetensorError) as error:
         aside.unlink(missing_ok=True)
-        raise BadSettings(f"{str(path)!r} cannot be written: {error}", remedy="Make room, then start again") from None
+        reason = " ".join(str(error).split())
+        raise BadSettings(f"{str(path)!r} cannot be written: {reason}", remedy="Make room, then start again") from None

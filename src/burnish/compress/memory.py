@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from burnish.compress.chain import Chain, chain_of
 from burnish.compress.fold import STORED
+from burnish.compress.mixed import SAMPLES
 from burnish.compress.passes.base import IntegerRounding
 from burnish.compress.recipe import Recipe
 from burnish.compress.statistics import NUMBERS_AT_ONCE, rows_per_sample
@@ -26,6 +27,7 @@ LEARNED_COPIES = 12  # of a part's weights: shifts, their best, gradients, and w
 MOMENT_COPIES = 5  # of the largest moment, while it is damped, factored and inverted
 LIBRARIES = 2**26  # that they take when they are first used
 REMEDY = "Allow more with --memory, or use fewer --samples"
+LOGIT_COPIES = 8  # of probes: of both models, as distributions, and on the way to their divergence
 BATCHES = 6  # tensors as large as what the widest layer gives for a batch, at once
 
 
@@ -40,6 +42,7 @@ class MemoryPlan(NamedTuple):
     training: int  # of a pass over the whole model
     proof: int  # the stored model, opened beside the one in memory
     libraries: int = LIBRARIES
+    probes: int = 0  # of what formats cost in quality
     timing: int = 0  # weights that products are measured on
 
     @property
@@ -53,11 +56,12 @@ class DataSize(NamedTuple):
 
     num_rows: int  # that a layer sees at most: S * T
     num_floats: int  # in front of a part, at most
+    length: int = 0  # T, of texts
 
 
-def text_size(chain: Chain, num_tokens: int) -> DataSize:
-    """Of texts, whose every token is a row of the stream between parts."""
-    return DataSize(num_tokens, num_tokens * next(iter(chain.parts[0].layers.values())).in_features)
+def text_size(chain: Chain, num_tokens: int, length: int = 0) -> DataSize:
+    """Of texts in samples of ``length``, whose every token is a row of the stream between parts."""
+    return DataSize(num_tokens, num_tokens * next(iter(chain.parts[0].layers.values())).in_features, length)
 
 
 @torch.no_grad()
@@ -99,9 +103,33 @@ def _plan(chain: Chain, model: nn.Module, recipe: Recipe, size: DataSize) -> Mem
     working = WEIGHT_COPIES * largest + batch
     if recipe.needs.original:  # all layers of a part learn together
         working += LEARNED_COPIES * max(sum(map(_num_weights, part.layers.values())) for part in chain.parts)
-    training = max((step.memory_bytes(model) for step in recipe.whole), default=0)
-    proof, timing = tables + finished, _timing(chain, recipe)
-    return MemoryPlan(tables, finished, data, statistics, FLOAT * working, training, proof=proof, timing=timing)
+    return MemoryPlan(
+        tables,
+        finished,
+        data,
+        statistics,
+        FLOAT * working,
+        _training(model, recipe, size.length),
+        proof=tables + finished,
+        probes=_probes(chain, model, recipe, size),
+        timing=_timing(chain, recipe),
+    )
+
+
+def _training(model: nn.Module, recipe: Recipe, length: int) -> int:
+    """Of the pass over the whole model that takes most, beside the model that the one before it made."""
+    made = FLOAT * sum(parameter.numel() for parameter in model.parameters())
+    taken = (step.memory_bytes(model, length) + made * (number > 0) for number, step in enumerate(recipe.whole))
+    return max(taken, default=0)
+
+
+def _probes(chain: Chain, model: nn.Module, recipe: Recipe, size: DataSize) -> int:
+    """Logits of the samples that losses are measured on, and every weight rounded, at once."""
+    if recipe.budget is None or not isinstance(model, Decoder):
+        return 0
+    num_rows = min(size.num_rows, SAMPLES * size.length)
+    weights = sum(map(_num_weights, chain.layers.values()))
+    return FLOAT * (LOGIT_COPIES * num_rows * model.config.vocab_size + weights)
 
 
 def _timing(chain: Chain, recipe: Recipe) -> int:

@@ -26,6 +26,7 @@ from burnish.compress.passes.grid import quantize
 from burnish.compress.passes.imatrix import SHRINKS
 from burnish.compress.statistics import Flow, batches, observe, through
 from burnish.core.errors import BadSettings
+from burnish.core.memory import give_back
 from burnish.models.decoder import Decoder
 from burnish.models.formats.base import WeightFormat, stored_bytes
 from burnish.models.formats.dense import DENSE, Dense
@@ -192,5 +193,6 @@ class _Probe:
         for part in self.chain.parts[self._number :]:
             if part.name != HEAD:
                 hidden = through(part, hidden)
+        give_back()  # or what the parts have freed is held beside the distributions
         decoder, last = self._decoder, self.chain.parts[-1]
         return torch.cat([decoder.logits(decoder.norm(batch.flatten(0, 1))) for batch in batches(last, hidden)])

@@ -54,6 +54,10 @@ def read_student(path: Path) -> Student:
 
     Raises ``NotFound``, ``UnknownFamily`` or ``BadCheckpoint``.
     """
-    words = read_json(path / CONFIG if path.is_dir() else path)
-    words.pop("quantization_config", None)  # it is born dense
-    return Student(words, read_config(words))
+    return student_of(read_json(path / CONFIG if path.is_dir() else path))
+
+
+def student_of(words: Mapping[str, Any]) -> Student:
+    """The student that the content of a config.json describes. Raises ``UnknownFamily`` or ``BadCheckpoint``."""
+    born = {key: value for key, value in words.items() if key != "quantization_config"}  # it is born dense
+    return Student(born, read_config(born))

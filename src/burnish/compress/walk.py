@@ -15,6 +15,7 @@ from burnish.compress.journal import Journal
 from burnish.compress.recipe import Recipe, pass_name
 from burnish.compress.statistics import Flow, through
 from burnish.core.errors import BadSettings
+from burnish.core.memory import give_back
 from burnish.core.records import LayerRecord
 
 Progress = Callable[[int, int], None]
@@ -53,6 +54,7 @@ def compress(
             flow = _next(chain, number, flow) if part is not chain.parts[-1] else None
         if journal is not None:
             journal.save(number, part, fresh, flow)
+        give_back()  # or what a part has freed is held beside what the next one takes
         records += fresh
     return records
 

@@ -1,5 +1,6 @@
 """Memory of this process and of the machine, as Linux tells it, and sizes as people write them."""
 
+import ctypes
 import re
 from pathlib import Path
 
@@ -13,6 +14,13 @@ _SIZE = TypeAdapter(ByteSize)
 def own_bytes() -> int:
     """Memory of this process that no file stands behind."""
     return _field(Path("/proc/self/status"), "RssAnon")
+
+
+def give_back() -> None:
+    """Give what this process has freed back to the system: what lies between pieces still in use is kept otherwise."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc; other libraries of C keep little
+    if trim is not None:
+        trim(0)
 
 
 def free_bytes() -> int:

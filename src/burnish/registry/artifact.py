@@ -54,6 +54,7 @@ class Manifest:
     latency: LatencyRecord | None = None  # None: formats were not chosen by time
     quality: tuple[QualityRecord, ...] = ()  # of every text it was measured on when it was made
     search: SearchRecord | None = None  # None: nobody looked for the best
+    recipe_text: str | None = None  # the recipe as TOML, every setting of every pass; None: made before it was kept
 
 
 _READER = TypeAdapter(Manifest)
@@ -91,6 +92,7 @@ def describe(
     float_activations: Sequence[str] = (),
     calibration: CalibrationRecord | None = None,
     latency: LatencyRecord | None = None,
+    recipe_text: str | None = None,
 ) -> Manifest:
     """The manifest of the files that lie in ``folder`` now."""
     return Manifest(
@@ -106,6 +108,7 @@ def describe(
         float_activations=tuple(float_activations),
         calibration=calibration,
         latency=latency,
+        recipe_text=recipe_text,
     )
 
 

@@ -40,7 +40,7 @@ class ShrinkChannels(NetworkPass):
         """Return the smaller network."""
         return take(vision, self.shape(vision.config), importance(vision, material.images, self.by))
 
-    def memory_bytes(self, model: nn.Module) -> int:
+    def memory_bytes(self, model: nn.Module, length: int = 0) -> int:
         """The smaller network is no larger than the one given; the way back keeps what images leave behind."""
         weights = sum(parameter.numel() for parameter in model.parameters())
         if self.by == "activations":
@@ -93,7 +93,7 @@ class Relearn(NetworkPass):
             return (step + 1) / warm
         return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
 
-    def memory_bytes(self, model: nn.Module) -> int:
+    def memory_bytes(self, model: nn.Module, length: int = 0) -> int:
         """The student, and what every image of a step leaves behind on its way."""
         assert isinstance(model, VisionModel)
         weights = sum(parameter.numel() for parameter in model.parameters())

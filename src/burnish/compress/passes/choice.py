@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from burnish.compress.chain import HEAD
-from burnish.core.errors import BadRequest, BadSettings
+from burnish.compress.finite import refuse_not_finite
+from burnish.core.errors import BadSettings
 from burnish.core.records import LayerRecord
 from burnish.models.formats.base import WeightFormat
 from burnish.models.formats.dense import DENSE, Dense
@@ -80,10 +81,7 @@ def refuse_packed(name: str, layer: Linear) -> None:
 def dense_weight(name: str, layer: Linear) -> Tensor:
     """The weight (O, I) that a pass is to store otherwise. Raises ``BadRequest`` for one that holds no numbers."""
     weight = layer.dense_weight().detach()
-    if not weight.isfinite().all():
-        raise BadRequest(
-            f"layer {name} holds infinities or what is no number", remedy="Fetch the weights again: nothing was written"
-        )
+    refuse_not_finite(f"layer {name}", weight)
     return weight
 
 

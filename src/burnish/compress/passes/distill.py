@@ -36,7 +36,7 @@ class Distill(DistillConfig, DecoderPass):
         teach(student, student, material, self)
         return Changed(student.requires_grad_(False))
 
-    def memory_bytes(self, model: nn.Module) -> int:
+    def memory_bytes(self, model: nn.Module, length: int = 0) -> int:
         """Student, gradients, the optimizer's two moments, and a step."""
         if self.student is None:
             return training_bytes(model, self)

@@ -40,6 +40,6 @@ class QuantizationAwareTraining(DistillConfig, DecoderPass):
         teach(student, decoder, material, self)
         return Changed(decoder, tuple(student.finish()))
 
-    def memory_bytes(self, model: nn.Module) -> int:
+    def memory_bytes(self, model: nn.Module, length: int = 0) -> int:
         """Student, gradients, the optimizer's two moments, and a step with every weight rounded."""
         return 2 * training_bytes(model, self)

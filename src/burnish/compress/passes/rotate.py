@@ -30,7 +30,7 @@ class Rotate(DecoderPass):
         """Return the rotated decoder; what it computes is the same."""
         return Changed(rotated(decoder, torch.Generator().manual_seed(self.seed)))
 
-    def memory_bytes(self, model: nn.Module) -> int:
+    def memory_bytes(self, model: nn.Module, length: int = 0) -> int:
         """The rotated weights, in floats, the head among them."""
         assert isinstance(model, Decoder)
         head = model.embed_tokens.weight.numel() if model.config.tied_embeddings else 0

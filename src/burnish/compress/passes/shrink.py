@@ -5,6 +5,7 @@ from typing import Literal
 
 from torch import nn
 
+from burnish.compress.distill import floats_of_row
 from burnish.compress.importance import by_activations, by_gradient
 from burnish.compress.passes.whole import Changed, DecoderPass, Material
 from burnish.compress.shrink import Shrinkage, choose, shrunk_config, take
@@ -30,6 +31,10 @@ class Shrink(Shrinkage, DecoderPass):
         importance = measure(decoder, material.data.tokens)
         return Changed(take(decoder, target, choose(importance, decoder.config, target)))
 
-    def memory_bytes(self, model: nn.Module) -> int:
-        """The smaller decoder is no larger than the one given."""
-        return FLOAT * sum(parameter.numel() for parameter in model.parameters())
+    def memory_bytes(self, model: nn.Module, length: int = 0) -> int:
+        """The smaller decoder is no larger than the one given; the way back keeps weights and what a sample leaves."""
+        weights = sum(parameter.numel() for parameter in model.parameters())
+        if self.by == "activations":
+            return FLOAT * weights
+        assert isinstance(model, Decoder)
+        return FLOAT * (weights + length * floats_of_row(model.config))

@@ -63,8 +63,8 @@ class WholePass(ABC):
         refuse_packed(name, layer)
 
     @abstractmethod
-    def memory_bytes(self, model: nn.Module) -> int:
-        """What it holds at most beside the model given."""
+    def memory_bytes(self, model: nn.Module, length: int = 0) -> int:
+        """What it holds at most beside the model given. ``length``: tokens of a sample of the data."""
 
 
 class NetworkPass(WholePass):
