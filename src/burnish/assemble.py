@@ -294,12 +294,13 @@ def _lowered(path: Path) -> "Lowered":
 
 
 def build_engine(path: Path, config: EngineConfig, name: str) -> "tuple[Engine, ModelCard]":
-    """Open a model and make its engine. Raises as ``open_plan``."""
+    """Open a model and make its engine, with its draft model if it has one. Raises as ``open_plan``."""
     from burnish.engine.engine import Engine
     from burnish.models.tokenizer import load_tokenizer
 
     plan = open_plan(path)
-    engine = Engine(plan, load_tokenizer(path), config)
+    draft = None if config.draft is None else open_plan(locate(config.draft))
+    engine = Engine(plan, load_tokenizer(path), config, draft=draft)
     card = ModelCard(
         name=name,
         vocab_size=plan.shape.vocab_size,

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from burnish.cli.options import refuse_no_tokens
+from burnish.cli.options import Draft, drafting, refuse_no_tokens
 from burnish.cli.output import AsJson, Model, print_json, progress
 
 app = typer.Typer(add_completion=False)
@@ -20,10 +20,13 @@ def generate(
     top_k: Annotated[int, typer.Option(help="Keep this many tokens; 0: all.")] = 0,
     seed: Annotated[int | None, typer.Option(help="Makes a sampled text reproducible.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; may be repeated.")] = None,
+    draft: Draft = None,
     json: AsJson = False,
 ) -> None:
     """Continue a prompt and print the text."""
+    from burnish.core.settings import make_config
     from burnish.core.types import Sampling
+    from burnish.engine.config import EngineConfig
     from burnish.llm import LLM
 
     refuse_no_tokens(max_tokens)
@@ -31,7 +34,7 @@ def generate(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, stop=tuple(stop or ())
     )
     with progress("Loading", quiet=json):
-        llm = LLM(model)
+        llm = LLM(model, make_config(EngineConfig, drafting(draft, model), section="engine"))
     [output] = llm.generate(prompt, sampling)
     if json:
         print_json(

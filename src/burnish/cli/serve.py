@@ -10,7 +10,17 @@ import typer
 from rich.markup import escape
 
 from burnish.assemble import serve_model
-from burnish.cli.options import ApiKeys, Host, Port, ServerSettings, SettingsFile, Threads, server_settings
+from burnish.cli.options import (
+    ApiKeys,
+    Draft,
+    Host,
+    Port,
+    ServerSettings,
+    SettingsFile,
+    Threads,
+    drafting,
+    server_settings,
+)
 from burnish.cli.output import Model, err
 from burnish.models.locate import locate
 from burnish.models.tokenizer import load_tokenizer
@@ -27,11 +37,12 @@ def serve(
     api_key: ApiKeys = None,
     name: Annotated[str | None, typer.Option(help="The model's name in the API; its folder's by default.")] = None,
     threads: Threads = None,
+    draft: Draft = None,
     settings: SettingsFile = None,
 ) -> None:
     """Serve a model over an OpenAI-compatible API, with a chat page at /."""
     path = locate(model)
-    configured = server_settings(settings, api_keys=api_key, threads=threads)
+    configured = server_settings(settings, api_keys=api_key, threads=threads, drafts=drafting(draft, model))
     run(path, name or served_name(model, path), host, port, configured)
 
 

@@ -197,6 +197,9 @@ class Load(NamedTuple):
     prefix_queried_tokens: int = 0
     prefix_hit_tokens: int = 0
     steps: int = 0
+    drafts: int = 0  # tokens that were drafted, since start
+    kept_drafts: tuple[int, ...] = ()  # of the first, second, ... draft of a step
+    saved_s: float = 0.0  # by drafts, as measured costs say; below 0: lost
     ready: bool = True  # False while the engine starts, restarts or drains
 
 

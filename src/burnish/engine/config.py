@@ -31,6 +31,7 @@ class EngineConfig:
     max_waiting: int = 1024
     prefix_cache: bool = True
     lookup: bool = False  # draft what the text itself said before
+    draft: str | None = None  # a smaller model of the same vocabulary that writes drafts
     skip_ahead: int = 8  # waiting requests looked at behind one that does not fit
     max_skips: int = 32  # times a request may be overtaken before nobody passes it
     threads: int | None = None  # None: all cores

@@ -145,7 +145,8 @@ class Engine:
 
     def load(self) -> Load:
         """Counts for the outside."""
-        return self._scheduler.load()._replace(steps=self._num_steps)
+        drafts, kept, _, saved_s = self.drafted
+        return self._scheduler.load()._replace(steps=self._num_steps, drafts=drafts, kept_drafts=kept, saved_s=saved_s)
 
     def record(self, num_steps: int) -> Recorder:
         """Record the next steps. Only one recorder at a time is told; ``stop_recording`` ends it."""

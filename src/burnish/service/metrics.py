@@ -26,6 +26,7 @@ class MeterCollector(Collector):
         yield from map(_counter, self._meter.counters)
         yield from map(_counter, _load_counters(load))
         yield from map(_histogram, self._meter.histograms)
+        yield _kept_drafts(load)
         yield from _gauges(_load_gauges(self._meter, load))
 
 
@@ -47,6 +48,7 @@ def _load_counters(load: Load) -> Iterator[Counter]:
         ("burnish_prefix_queried_tokens", "Prompt tokens looked up in the prefix cache", load.prefix_queried_tokens),
         ("burnish_prefix_hit_tokens", "Prompt tokens found in the prefix cache", load.prefix_hit_tokens),
         ("burnish_engine_steps", "Steps of the engine", load.steps),
+        ("burnish_draft_tokens", "Tokens that were drafted", load.drafts),
     ):
         counter = Counter(name, meaning)
         counter.add(value)
@@ -58,10 +60,20 @@ def _load_gauges(meter: Meter, load: Load) -> Iterator[Gauge]:
     yield Gauge("burnish_requests_running", "Requests run at least once and not finished", meter.running)
     yield Gauge("burnish_engine_sequences", "Sequences in the engine", load.waiting, {"state": "waiting"})
     yield Gauge("burnish_engine_sequences", "Sequences in the engine", load.running, {"state": "running"})
+    yield Gauge("burnish_draft_saved_seconds", "Seconds that drafts saved, by measured costs", load.saved_s)
     for state, blocks in (("free", load.free_blocks), ("cached", load.cached_blocks), ("used", load.used_blocks)):
         yield Gauge("burnish_kv_blocks", "Blocks of the KV pool", blocks, {"state": state})
     usage = load.used_blocks / load.total_blocks if load.total_blocks else 0.0
     yield Gauge("burnish_kv_usage_ratio", "Share of the KV pool held by running sequences", usage)
+
+
+def _kept_drafts(load: Load) -> Metric:
+    family = CounterMetricFamily(
+        "burnish_draft_tokens_kept", "Drafts that were right, by their place", labels=["place"]
+    )
+    for place, count in enumerate(load.kept_drafts, 1):
+        family.add_metric([str(place)], count)
+    return family
 
 
 def _counter(counter: Counter) -> Metric:
