@@ -3,7 +3,7 @@ docs/search.md.
 
     python -m scripts.write_search [--splits N] [--max-tokens N] [--rounds N] [--work FOLDER] [--data FOLDER]
 
-Recipes of every format are made, as far as they need no learning, and read all of the text; what may keep a loss, and
+Recipes of every format are made, as far as they take no many minutes, and read all of the text; what may keep a loss, and
 what the search may ask for, serves in turn with the model itself. Then the search of ``burnish optimize`` runs once per
 split and allowed loss on those figures. A split keeps a third of the text from its search, by which the choice is
 judged. What lies in the folder ``--work`` is not made or measured again. Nothing else should run while it serves.
@@ -57,7 +57,7 @@ METHODS = (
 NAMED = (
     *("int8", "int8-gptq", "int8-w8a8-smoothquant"),
     *(f"int4{method}-{group}" for group in ("g128", "g64", "g32") for method in METHODS),
-    *("int4-rotate-gptq-g128", "mixed-6bit-gptq", "mixed-5bit-gptq", "mixed-latency90-gptq", "int3-gptq-g32"),
+    *("int4-rotate-gptq-g128", "int3-gptq-g32"),
 )
 HOURS = 6 * 3600.0  # no limit for what has to be made once
 
@@ -79,7 +79,7 @@ NAMED_HEAD = """
 ## Against every named recipe
 
 Recipes that store weights alike serve alike, so of each format the plain recipe and the best that need no learning were
-made; those are listed that are not shown to lose more than {most:.0%} on all of this text. Times: median time of a
+made; mixtures of formats, which take ten minutes each, lie between those. Listed are those that are not shown to lose more than {most:.0%} on all of this text. Times: median time of a
 request over the model's own, the mean of {rounds} rounds in turn with its 95 % interval, none of them seen by a search.
 A recipe keeps a loss where the interval on all of the text lies below it.
 
@@ -137,7 +137,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         passage = passage_of("builtin", read_corpus(asked.data / TEXT), QualityConfig(max_tokens=asked.max_tokens))
         lab = _lab(asked.work or Path(name) / "work", passage, asked.data)
-        searched = [one for one in weights(has_data=True, is_compressed=False) if not _learns(one.recipe)]
+        searched = [
+            one
+            for one in weights(has_data=True, is_compressed=False)
+            if one.recipe is None or not _takes_long(find_recipe(one.recipe))
+        ]
         own = Candidate(recipe=None)
         every = _once([own, *searched, *(Candidate(recipe=name) for name in NAMED)])
         for one in every:
@@ -175,12 +179,10 @@ def _serve(lab: ProcessLab, candidates: Sequence[Candidate], rounds: range) -> N
         print(f"served round {number}", flush=True)
 
 
-def _learns(name: str | None) -> bool:
-    return name is not None and _is_learned(find_recipe(name))
-
-
-def _is_learned(recipe: Recipe) -> bool:
-    return any(isinstance(step, AutoRound) or (isinstance(step, WholePass) and step.learns) for step in recipe.passes)
+def _takes_long(recipe: Recipe) -> bool:
+    """Whether it learns, or measures the model again and again."""
+    learns = any(isinstance(step, AutoRound) or (isinstance(step, WholePass) and step.learns) for step in recipe.passes)
+    return learns or recipe.budget is not None
 
 
 def _once(candidates: Sequence[Candidate]) -> list[Candidate]:
