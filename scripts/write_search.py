@@ -3,9 +3,9 @@ docs/search.md.
 
     python -m scripts.write_search [--splits N] [--max-tokens N] [--rounds N] [--work FOLDER] [--data FOLDER]
 
-Recipes of every format are made, as far as they take no many minutes, and read all of the text; what may keep a loss, and
-what the search may ask for, serves in turn with the model itself. Then the search of ``burnish optimize`` runs once per
-split and allowed loss on those figures. A split keeps a third of the text from its search, by which the choice is
+Recipes of every format are made, but for those that take many minutes, and read all of the text; what may keep a loss,
+and what the search may ask for, serves in turn with the model itself. Then the search of ``burnish optimize`` runs once
+per split and allowed loss on those figures. A split keeps a third of the text from its search, by which the choice is
 judged. What lies in the folder ``--work`` is not made or measured again. Nothing else should run while it serves.
 """
 
@@ -78,10 +78,11 @@ Loss: perplexity over the model's own, minus 1, with its 95 % interval, on the t
 NAMED_HEAD = """
 ## Against every named recipe
 
-Recipes that store weights alike serve alike, so of each format the plain recipe and the best that need no learning were
-made; mixtures of formats, which take ten minutes each, lie between those. Listed are those that are not shown to lose more than {most:.0%} on all of this text. Times: median time of a
-request over the model's own, the mean of {rounds} rounds in turn with its 95 % interval, none of them seen by a search.
-A recipe keeps a loss where the interval on all of the text lies below it.
+Recipes that store weights alike serve alike, so of each format the plain recipe and the best that need no learning
+were made; mixtures of formats, which take ten minutes each, lie between those. Listed are those that are not shown to
+lose more than {most:.0%} on all of this text. Times: median time of a request over the model's own, the mean of
+{rounds} rounds in turn with its 95 % interval, none of them seen by a search. A recipe keeps a loss where the interval
+on all of the text lies below it.
 
 | recipe | loss | time | keeps |
 |---|---:|---:|---|
