@@ -27,7 +27,7 @@ from burnish.models.checkpoint import raw_config
 from burnish.models.families import read_config
 from burnish.models.locate import held_out_text, locate
 from burnish.optimize.candidates import is_own
-from burnish.optimize.deliver import ENGINE
+from burnish.optimize.deliver import ENGINE, PAGE
 from burnish.optimize.search import Asked
 from burnish.service.server import bind
 
@@ -142,6 +142,7 @@ def _tell(found: Found, *, json: bool) -> None:
         told = f"As it is, {finding['bottleneck']} bounds it: {finding['evidence']}."
         out.print(escape(told), highlight=False)
     out.print(escape(f"Best: {report['reason']}."), highlight=False)
+    out.print(escape(f"All figures: {found.folder / PAGE}"), highlight=False, soft_wrap=True)
 
 
 def _become_server(found: Found, options: list[str], api_keys: tuple[str, ...]) -> NoReturn:
