@@ -22,6 +22,7 @@ RECIPES = (
     *("int8-magnitude-2:4", "int8-sparsegpt-2:4"),
     *("shrink-25", "shrink-25-distill", "shrink-25-distill-int4"),
 )
+BY_BITS = ((4, "g128"), (3, "g128"), (2, "g32"))
 KEYS = "keys and values of eight bits"
 _SAID = {"pass": "met", "fail": "missed", "needs more data": "open: the interval holds the aim"}
 
@@ -54,6 +55,28 @@ AIMS = (
     Aim(KEYS, (KEYS,), 0.002),
 )
 
+LAWS = (
+    *((f"int{bits}-{method}-{group}", f"int{bits}-{group}") for bits, group in BY_BITS for method in ("gptq", "awq")),
+    *((f"int{bits}-imatrix-{group}", f"int{bits}-{group}") for bits, group in BY_BITS),
+    *((f"int{bits}-autoround-{group}", f"int{bits}-{group}") for bits, group in BY_BITS),
+    *((f"int{bits}-qat-{group}", f"int{bits}-gptq-{group}") for bits, group in BY_BITS),
+    *(
+        pair
+        for pattern in ("50", "2:4")
+        for pair in (
+            (f"sparsegpt-{pattern}", f"wanda-{pattern}"),
+            (f"wanda-{pattern}", f"magnitude-{pattern}"),
+        )
+    ),
+    ("shrink-25-distill", "shrink-25"),
+)
+"""What theory and larger models say loses less than what."""
+LAWS_HEAD = """What should lose less, and whether it does, by KL on the text nearest to the calibration data (stories) and
+by the mean of all three:
+
+| less | than | stories | mean |
+|---|---|---:|---:|"""
+
 Measured = Mapping[str, dict[str, Any]]
 
 
@@ -73,8 +96,21 @@ def page(about: dict[str, Any], recipes: Measured, keys: Measured) -> str:
     if all(text in keys for text in TEXTS):
         rows.append(f"| {KEYS} | | {' | '.join(_losses(keys))} | | |")
     aims = [_aim(aim, {**recipes, KEYS: dict(keys)}) for aim in AIMS]
-    parts = ["\n".join(rows), "Aims, on every text:", "\n".join(aims), "Texts:", text_list(about)]
+    parts = ["\n".join(rows), "Aims, on every text:", "\n".join(aims), _laws(recipes), "Texts:", text_list(about)]
     return head + "\n\n".join(parts) + "\n"
+
+
+def _laws(recipes: Measured) -> str:
+    rows = [LAWS_HEAD]
+    for less, more in LAWS:
+        if less in recipes and more in recipes:
+            pairs = (
+                tuple(float(recipes[name]["stories"]["kl"]["value"]) for name in (less, more)),
+                tuple(divergence(recipes[name]) for name in (less, more)),
+            )
+            told = [f"{one:.4f}, {other:.4f}" + ("" if one < other else ": no") for one, other in pairs]
+            rows.append(f"| `{less}` | `{more}` | {' | '.join(told)} |")
+    return "\n".join(rows)
 
 
 def row(found: dict[str, Any]) -> str:

@@ -56,6 +56,15 @@ def test_the_pass_is_judged_that_loses_least_where_it_loses_most() -> None:
     assert f"- {KEYS}, at most 0.2 %: stories +0.00 ± 0.01 %, met" in written
 
 
+def test_laws_that_do_not_hold_are_told() -> None:
+    found = {"int4-g128": measured(0.02, 0.002, 0.02), "int4-gptq-g128": measured(0.01, 0.002, 0.01)}
+    found |= {"int4-awq-g128": measured(0.03, 0.002, 0.03)}
+    written = page(ABOUT, found, {})
+    assert "| `int4-gptq-g128` | `int4-g128` | 0.0100, 0.0200 | 0.0100, 0.0200 |" in written
+    assert "| `int4-awq-g128` | `int4-g128` | 0.0300, 0.0200: no | 0.0300, 0.0200: no |" in written
+    assert "wanda" not in written
+
+
 def test_results_are_forgotten_when_what_they_depend_on_changes(tmp_path: Any) -> None:
     Kept(tmp_path / "kept.json", {"model": "a"}).put("recipes", "int8", {"bytes": 1})
     Kept(tmp_path / "kept.json", {"model": "a"}).put("keys", "stories", {"kl": 0})
