@@ -71,8 +71,8 @@ LAWS = (
     ("shrink-25-distill", "shrink-25"),
 )
 """What theory and larger models say loses less than what."""
-LAWS_HEAD = """What should lose less, and whether it does, by KL on the text nearest to the calibration data (stories) and
-by the mean of all three:
+LAWS_HEAD = """What should lose less, and whether it does, by KL on the text nearest to the calibration data (stories)
+and by the mean of all three:
 
 | less | than | stories | mean |
 |---|---|---:|---:|"""
