@@ -48,10 +48,11 @@ HEAD_TEXT = """# Four bits against llama.cpp's
 Written by `scripts/compare_llama_cpp.py`: the built-in model, every matrix in 4.5 bits a weight and the embeddings in
 Q8_0, all files scored by llama.cpp on the same {max_tokens:,} tokens of each text (windows of 512, stride 256).
 llama.cpp's own quantizer was given the importance matrix of the same text that our recipes were calibrated with: 128
-samples of 512 tokens, drawn from the first {each:,} characters of each of {calibration}; learned weights learn from all
-of it. Loss: perplexity over that of the F16 file, minus 1; KL: of the
-F16 file's distribution from the file's, in thousandths of a nat per token; each ± half of its 95 % interval. A model of
-this size gains and loses perplexity by luck, which KL does not.
+samples of 512 tokens, drawn from the first {each:,} characters of each of
+{calibration};
+learned weights learn from all of it. Loss: perplexity over that of the F16 file, minus 1; KL: of the F16 file's
+distribution from the file's, in thousandths of a nat per token; each ± half of its 95 % interval. A model of this size
+gains and loses perplexity by luck, which KL does not.
 
 | file | bytes | {texts} | mean KL |
 |---|---:|{rules}---:|
