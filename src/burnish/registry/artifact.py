@@ -192,8 +192,10 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def refuse_used(out: Path) -> None:
-    """Raise ``BadSettings`` unless ``out`` is free: not there, or an empty folder."""
+    """Raise ``BadSettings`` unless ``out`` is free: not there and below a folder, or an empty folder."""
     try:
+        if any(parent.is_file() for parent in out.parents):
+            raise BadSettings(f"output {str(out)!r} cannot be made: it is below a file", remedy="Name another")
         is_free = not out.exists() or (out.is_dir() and not any(out.iterdir()))
     except OSError as error:
         raise BadSettings(f"output {str(out)!r} cannot be read: {error.strerror}", remedy="Name another") from None
