@@ -64,8 +64,9 @@ HOURS = 6 * 3600.0  # no limit for what has to be made once
 HEAD = """# What searches choose, and what they could have chosen
 
 Written by `scripts/write_search.py` on {machine}: the built-in model, requests of 128 tokens in and 32 out one after
-the other, judged by {tokens:,} tokens of `{text}`. {splits} times a third of the text, drawn by blocks of {block}
-tokens, was kept from the search; what it chose was then judged there. Losses are read once and parted anew in every
+the other, judged by {tokens:,} tokens of
+`{text}`. {splits} times a third of the text, drawn by blocks of {block} tokens,
+was kept from the search; what it chose was then judged there. Losses are read once and parted anew in every
 split; times are those of one series of rounds in turn, in which all that a search may ask for took part.
 
 ## Choices on text that the search did not see
@@ -82,7 +83,8 @@ Recipes that store weights alike serve alike, so of each format the plain recipe
 were made; mixtures of formats, which take ten minutes each, lie between those. Listed are those that are not shown to
 lose more than {most:.0%} on all of this text. Times: median time of a request over the model's own, the mean of
 {rounds} rounds in turn with its 95 % interval, none of them seen by a search. A recipe keeps a loss where the interval
-on all of the text lies below it.
+on all of the text lies below it; a search saw a third of that text in the half it looks at, and chooses only what that
+shows.
 
 | recipe | loss | time | keeps |
 |---|---:|---:|---|
@@ -224,12 +226,13 @@ def _lab(folder: Path, passage: Passage, data: Path) -> ProcessLab:
 
 def _searched(lab: ProcessLab, passage: Passage, candidates: Sequence[Candidate], allowed: float, seed: int) -> Row:
     """One search on two thirds of the text."""
-    assert not passage.documents, "a single book"
+    assert passage.num_documents == 1, "a single book"
     count = len(passage.tokens) - (passage.bos is None)
     blocks = np.arange(count) // BLOCK
     drawn = np.random.default_rng([seed, 7]).permutation(blocks[-1] + 1)
     is_shown = drawn[blocks] % THIRDS > 0
-    part = passage._replace(tokens=passage.tokens[: int(is_shown.sum()) + (passage.bos is None)])  # its length counts
+    tokens = passage.tokens[: int(is_shown.sum()) + (passage.bos is None)]  # their number counts
+    part = passage._replace(tokens=tokens, documents=())
     halves = (Half(part, seed=seed, is_first=True), Half(part, seed=seed, is_first=False))
     asked = Asked(objective=OBJECTIVE, max_loss=allowed, cores=len(os.sched_getaffinity(0)))
     found: Outcome = Search(SplitLab(lab, is_shown), asked, halves).run(candidates)

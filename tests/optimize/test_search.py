@@ -194,6 +194,15 @@ def test_nothing_that_keeps_the_limits_names_what_comes_nearest() -> None:
     assert "int4-g32 comes nearest" in found.reason
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_halving_keeps_what_is_shown_to_keep_the_loss(seed: int) -> None:
+    """Four are faster and lose too much to be shown to keep 1 %: the slower one that loses nothing must be left."""
+    fast = ("int4-g32", "int4-g64", "int4-gptq-g32", "int4-gptq-g64")
+    truths = {name: Truth(0.5, 0.0095) for name in fast} | {"int8": Truth(0.8, 0.0001)}
+    found = run(KnownLab(truths, seed=seed), *truths, seed=seed)
+    assert found.chosen == "int8"
+
+
 def test_halving_looks_at_the_limits_first() -> None:
     """The only one that keeps them is the slowest of many."""
     truths = {name: Truth(0.5, size_mb=20.0) for name in ("int4-g32", "int8-gptq", "fp8-dynamic", "int8-imatrix")}

@@ -116,6 +116,11 @@ def find_best(order: Order, *, quiet: bool, scene: Scene | None = None) -> dict[
     return report
 
 
+def check_text(order: Order) -> None:
+    """Raise ``BadSettings`` for a text that cannot be judged by."""
+    _passage(order.model, order.text, order.max_tokens)
+
+
 def looked_at(order: Order, model: Path) -> Scene | None:
     """The model in its situation, step by step; None where nothing native runs it."""
     return None if native() is None else look(open_plan(model), order.config, order.fitted.situation)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.markup import escape
 
-from burnish.cli.best import Order, earlier, find_best, looked_at
+from burnish.cli.best import Order, check_text, earlier, find_best, looked_at
 from burnish.cli.optimize import parse_objective, parse_seconds, report_table
 from burnish.cli.options import ApiKeys, Host, Port, SettingsFile, Threads, server_settings
 from burnish.cli.output import AsJson, Model, as_plain, err, out, print_json, progress
@@ -114,6 +114,7 @@ def find(order: Order, model: Path, *, again: bool, quiet: bool) -> Found:
     if report is None:
         make_cache(order.out.parent)
         begun_s = time.monotonic()
+        check_text(order)
         with progress("Diagnosing", quiet=quiet):
             scene = looked_at(order, model)
         left_s = max(1.0, order.time_limit_s - (time.monotonic() - begun_s))

@@ -37,7 +37,7 @@ from burnish.optimize.weigh import (
 )
 
 ROUNDS = 5
-LEAST_KEPT = 3
+LEAST_KEPT, LEAST_SAFE = 3, 2
 SHAPES, SHRUNK = 3, 0.85  # shapes that are scored, and the share of the weights they have at most
 HOPELESS = 1.25  # times as slow as the model itself, by prediction: not even made
 NOTHING_LOST = Interval(0.0, 0.0, 0.0)
@@ -254,14 +254,22 @@ class Search:
             return self._lab.losses(one.candidate, whole=False), self._lab.losses(self._own.candidate, whole=False)
 
     def _better_half(self, screened: list[Tried]) -> list[Tried]:
-        """The better half by the limits, then by the objective; the others fall out."""
+        """The better half by the limits, then by the objective; the rest falls out.
+
+        Some of what is left is shown to keep the loss already: with more text the others may turn out not to.
+        """
         ordered = sorted(screened, key=self._rank)
         count = max(LEAST_KEPT, -(-len(ordered) // 2))
-        for one in ordered[count:]:
+        better = ordered[:count]
+        missing = max(0, LEAST_SAFE - sum(one.verdict == "pass" for one in better))
+        better += [one for one in ordered[count:] if one.verdict == "pass"][:missing]
+        for one in ordered:
+            if one in better:
+                continue
             unmet = broken(self._asked.limits, self._figures(one))
             worse = "larger at first sight" if self._asked.objective == "memory" else "slower in the first round"
             one.reason = f"breaks {unmet[0]} in the first round" if unmet else worse
-        return ordered[:count]
+        return better
 
     def _around(self, base: Tried) -> list[Tried]:
         """Other settings of the engine for the same weights that look better at first sight."""
