@@ -110,7 +110,7 @@ def _laws(recipes: Measured) -> str:
             )
             told = [f"{one:.4f}, {other:.4f}" + ("" if one < other else ": no") for one, other in pairs]
             rows.append(f"| `{less}` | `{more}` | {' | '.join(told)} |")
-    return "\n".join(rows)
+    return "\n".join(rows) + "\n\nWhy Wanda does not, and what other calibration data changes: docs/log.md."
 
 
 def row(found: dict[str, Any]) -> str:
