@@ -101,8 +101,10 @@ def test_a_folder_that_is_used_is_left_alone(burnish: Run, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_search_that_is_killed_ten_times_ends_with_the_same_choice(tmp_path: Path) -> None:
-    words = ("builtin", "--objective", "throughput", "--max-loss", "0.2", "--max-tokens", "4096", "--threads", "1")
+    # memory repeats; what is faster by a hair may differ from run to run
+    words = ("builtin", "--objective", "memory", "--max-loss", "0.2", "--max-tokens", "4096", "--threads", "1")
     more = ("--requests", "4", "--prompt-tokens", "32", "--output-tokens", "16", "--time-limit", "10m", "--json")
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
 
@@ -144,7 +146,7 @@ def test_no_step_takes_more_memory_than_allowed(tmp_path: Path) -> None:
     """What the kernel counts of every process of the search, twenty times a second."""
     limit = 450 * 2**20
     (tmp_path / "text.txt").write_text(held_out_text().read_text(encoding="utf-8"))
-    words = ("--calibration", tmp_path / "text.txt", "--max-tokens", 2048, "--memory", "450MiB", "--time-limit", "90s")
+    words = ("--calibration", tmp_path / "text.txt", "--max-tokens", 2048, "--memory", "450MiB", "--time-limit", "150s")
     command = [sys.executable, "-m", "burnish.cli.main", "optimize", "builtin", tmp_path / "best", *words, "--json"]
     search = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     peak, begun_s = 0, time.monotonic()
@@ -155,11 +157,11 @@ def test_no_step_takes_more_memory_than_allowed(tmp_path: Path) -> None:
         time.sleep(0.05)
     told, complaint = search.communicate()
     assert search.returncode == 0, complaint
-    assert time.monotonic() - begun_s < 1.1 * 90
+    assert time.monotonic() - begun_s < 1.1 * 150
     assert 0 < peak <= limit
     reasons = [one["reason"] for one in json.loads(told)["candidates"]]
     assert any("took more than 450 MiB" in reason or "more than" in reason for reason in reasons), reasons
-    print(f"{peak / 2**20:.0f} of {limit / 2**20:.0f} MiB, {time.monotonic() - begun_s:.0f} of 90 s")
+    print(f"{peak / 2**20:.0f} of {limit / 2**20:.0f} MiB, {time.monotonic() - begun_s:.0f} of 150 s")
 
 
 def _resident(pid: int) -> int:

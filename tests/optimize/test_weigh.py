@@ -56,6 +56,12 @@ def test_noise_makes_nothing_as_good_as_the_best() -> None:
     assert best([fast, noisy], "latency").name == "a"
 
 
+def test_settings_that_are_not_shown_to_be_better_are_left_as_they_are() -> None:
+    plain, other = weighed("int8", 0.60, 0.06), weighed("int8, keys int8", 0.55, -0.06)  # slow where that is fast
+    assert best([plain, other], "latency").name == "int8"
+    assert best([plain, weighed("int8, keys int8", 0.30, 0.005)], "latency").name == "int8, keys int8"
+
+
 def test_limits_that_are_broken_say_by_how_much() -> None:
     limits = parse_limits(["memory_mb<=50", "tokens_per_s>=10"], NAMES)
     one = weighed("a", 1.0)

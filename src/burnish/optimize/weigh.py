@@ -81,14 +81,21 @@ def goodness(found: Interval, objective: Objective) -> float:
 def best(candidates: Sequence[Weighed], objective: Objective) -> Weighed:
     """The best by the objective; of those that are about as good, the smallest in files, then the plainest."""
     first = max(candidates, key=lambda one: goodness(one.ratio, objective))
-    alike = [one for one in candidates if one is first or _is_alike(one, first, FIGURE_OF[objective])]
+    alike = [one for one in candidates if one is first or _is_alike(one, first, objective)]
     return min(alike, key=lambda one: (one.figures["size_mb"], len(one.name), one.name))
 
 
-def _is_alike(one: Weighed, other: Weighed, figure: str) -> bool:
-    """Whether two are within ``ALIKE`` of each other in the same rounds, and no difference is shown."""
-    found = ratio(one.rounds, other.rounds, figure)
+def _is_alike(one: Weighed, best_one: Weighed, objective: Objective) -> bool:
+    """Whether no difference is shown in the same rounds; where the weights differ, they are within ``ALIKE``, too."""
+    figure = FIGURE_OF[objective]
+    if _weights_of(one) == _weights_of(best_one):  # only settings differ: another one must be shown to be better
+        return not is_gain(ratio(best_one.rounds, one.rounds, figure), objective)
+    found = ratio(one.rounds, best_one.rounds, figure)
     return 1 / ALIKE <= found.value <= ALIKE and found.low <= 1 <= found.high
+
+
+def _weights_of(one: Weighed) -> str:
+    return one.name.partition(",")[0]
 
 
 def broken(limits: Sequence[Limit], figures: Figures) -> list[Limit]:
