@@ -38,7 +38,7 @@ NAMES = (
 PARETO = ("loss_ratio", "p50_e2e_ms", "tokens_per_s", "memory_mb", "cost_per_million")
 PICKED = 1.7  # the 95 % interval of five rounds made about a 99 % one
 LEAST_ROUNDS = 3  # before a ratio has an interval
-ALIKE = 1.03  # times: figures nearer to each other than that may count as equal
+ALIKE = 1.03  # times: figures nearer to each other than that count as equal
 
 
 class Weighed(NamedTuple):
@@ -86,12 +86,10 @@ def best(candidates: Sequence[Weighed], objective: Objective) -> Weighed:
 
 
 def _is_alike(one: Weighed, best_one: Weighed, objective: Objective) -> bool:
-    """Whether no difference is shown in the same rounds; where the weights differ, they are within ``ALIKE``, too."""
-    figure = FIGURE_OF[objective]
-    if _weights_of(one) == _weights_of(best_one):  # only settings differ: another one must be shown to be better
-        return not is_gain(ratio(best_one.rounds, one.rounds, figure), objective)
-    found = ratio(one.rounds, best_one.rounds, figure)
-    return 1 / ALIKE <= found.value <= ALIKE and found.low <= 1 <= found.high
+    """Whether two are within ``ALIKE`` in the same rounds, or, where only settings differ, no difference is shown."""
+    found = ratio(best_one.rounds, one.rounds, FIGURE_OF[objective])
+    is_near = 1 / ALIKE <= found.value <= ALIKE
+    return is_near or (_weights_of(one) == _weights_of(best_one) and not is_gain(found, objective))
 
 
 def _weights_of(one: Weighed) -> str:
