@@ -121,9 +121,9 @@ def check_text(order: Order) -> None:
     _passage(order.model, order.text, order.max_tokens)
 
 
-def looked_at(order: Order, model: Path) -> Scene | None:
-    """The model in its situation, step by step; None where nothing native runs it."""
-    return None if native() is None else look(open_plan(model), order.config, order.fitted.situation)
+def looked_at(order: Order, model: Path, *, again: bool = False) -> Scene | None:
+    """The model in its situation, step by step; None where nothing native runs it. ``again``: the machine anew, too."""
+    return None if native() is None else look(open_plan(model), order.config, order.fitted.situation, again=again)
 
 
 def _deliver(order: Order, found: Outcome, lab: ProcessLab, report: dict[str, Any]) -> None:

@@ -34,6 +34,9 @@ def diagnose(
     weights: Annotated[str | None, typer.Option(help="Of random:CONFIG.json: dense, int8 or int4.")] = None,
     threads: Threads = None,
     settings: SettingsFile = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Measure the machine's limits again: it was busy the first time.")
+    ] = False,
     out_folder: Annotated[Path | None, typer.Option("--out", help="Write the pictures there, as SVG and PNG.")] = None,
     json: AsJson = False,
 ) -> None:
@@ -46,7 +49,7 @@ def diagnose(
     said = Described(traffic, concurrency, requests, prompt_tokens, output_tokens)
     fitted = situation_of(said, plan.shape.max_positions)
     with progress("Observing", quiet=json) as moved:
-        found = diagnose_plan(plan, config, fitted.situation, progress=moved)
+        found = diagnose_plan(plan, config, fitted.situation, again=again, progress=moved)
     pictures = [] if out_folder is None else write_pictures(found, plan.num_bytes, out_folder)
     if json:
         print_json(_plain(found) | {"pictures": pictures})

@@ -116,7 +116,7 @@ def find(order: Order, model: Path, *, again: bool, quiet: bool) -> Found:
         begun_s = time.monotonic()
         check_text(order)
         with progress("Diagnosing", quiet=quiet):
-            scene = looked_at(order, model)
+            scene = looked_at(order, model, again=again)
         left_s = max(1.0, order.time_limit_s - (time.monotonic() - begun_s))
         fresh = replace(order, out=order.out.with_name(f"{BEST}.new"), time_limit_s=left_s)
         shutil.rmtree(fresh.out, ignore_errors=True)

@@ -66,13 +66,14 @@ def diagnose_plan(
     config: EngineConfig,
     situation: Situation,
     *,
+    again: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Diagnosis:
-    """Measure the machine if that was not done yet, observe the model, and say what holds it back.
+    """Measure the machine if that was not done yet (or ``again``), observe the model, and say what holds it back.
 
     ``progress``: (requests done, in all). Raises ``BadSettings`` where there are no native kernels, and as ``observe``.
     """
-    return diagnose(look(plan, config, situation, progress=progress))
+    return diagnose(look(plan, config, situation, again=again, progress=progress))
 
 
 def look(
@@ -80,10 +81,11 @@ def look(
     config: EngineConfig,
     situation: Situation,
     *,
+    again: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scene:
     """What a diagnosis looks at. As ``diagnose_plan``."""
-    all_cores = ceilings(len(os.sched_getaffinity(0)))
+    all_cores = ceilings(num_cores := len(os.sched_getaffinity(0)), again=again)
     seen = observe(plan, config, situation, progress=progress)
     assert seen.config.threads is not None
     module = native()
@@ -91,7 +93,7 @@ def look(
     return Scene(
         plan=plan,
         observed=seen,
-        ceilings=ceilings(seen.config.threads),
+        ceilings=all_cores if seen.config.threads == num_cores else ceilings(seen.config.threads, again=again),
         all_cores=all_cores,
         predictor=Predictor(plan, module, threads=seen.config.threads, max_rows=max(ROWS)),
     )
