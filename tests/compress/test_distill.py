@@ -132,7 +132,7 @@ def test_hidden_rows_alone_are_turned_towards_the_teachers(seed: int) -> None:
         ({"own_share": 1.0}, {"student"}),
         ({"own_share": 0.4, "taught_share": 0.4}, {"data", "teacher", "student"}),
     ],
-    ids=str,
+    ids=["data", "teacher", "student", "all three"],
 )
 def test_every_step_learns_from_text_of_the_author_asked_for(
     asked: dict[str, Any], authors: set[str], monkeypatch: pytest.MonkeyPatch
