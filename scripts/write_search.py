@@ -40,8 +40,8 @@ from burnish.models.checkpoint import raw_config
 from burnish.models.families import read_config
 from burnish.models.locate import locate
 from burnish.optimize.candidates import Candidate, settings, weights
-from burnish.optimize.lab import BLOCK, PART, Bench, Half, ProcessLab
-from burnish.optimize.search import ROUNDS, Asked, Outcome, Search
+from burnish.optimize.lab import BLOCK, LEAST_READ, Bench, Half, ProcessLab
+from burnish.optimize.search import ROUNDS, Asked, Outcome, Reach, Search
 from burnish.optimize.weigh import FIGURE_OF, Figures, Objective, is_gain, ratio
 from scripts.measured import CALIBRATION, DOCS, SHARED, TEXTS
 
@@ -110,10 +110,10 @@ class SplitLab:
         """As the lab it wraps."""
         return self._lab.make(candidate)
 
-    def losses(self, candidate: Candidate, *, whole: bool) -> NDArray[np.float64]:
-        """Of the tokens that are shown, or of the first of them."""
-        shown = self._lab.losses(candidate, whole=True)[self._is_shown]
-        return shown if whole else shown[: len(shown) // PART]
+    def losses(self, candidate: Candidate, reach: Reach) -> NDArray[np.float64]:
+        """Of so many of the tokens that are shown."""
+        shown = self._lab.losses(candidate, Reach.ALL)[self._is_shown]
+        return shown[: max(LEAST_READ, len(shown) // reach)]
 
     def serve(self, candidate: Candidate, number: int) -> Figures:
         """As the lab it wraps."""
@@ -131,7 +131,7 @@ def main() -> None:
     """Measure what is missing, search, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--splits", type=int, default=20)
-    parser.add_argument("--max-tokens", type=int, default=49_152)
+    parser.add_argument("--max-tokens", type=int, default=131_072)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--work", type=Path, default=None)
     parser.add_argument("--data", type=Path, default=SHARED)
@@ -149,13 +149,13 @@ def main() -> None:
         every = _once([own, *searched, *(Candidate(recipe=name) for name in NAMED)])
         for one in every:
             lab.make(one)
-            lab.losses(one, whole=True)
+            lab.losses(one, Reach.ALL)
             print(f"read {one.name}", flush=True)
         keeping = [one for one in every if judge_loss(_loss(lab, passage, one), max(ALLOWED)) != "fail"]
         cores = len(os.sched_getaffinity(0))
         around = [other for one in keeping if one in searched for other in settings(one, cores=cores, concurrency=1)]
         for one in around:
-            lab.losses(one, whole=True)
+            lab.losses(one, Reach.ALL)
         if asked.only_read:
             return
         _serve(lab, _once([own, *searched, *around]), range(asked.rounds + 1))
@@ -213,7 +213,7 @@ def _lab(folder: Path, passage: Passage, data: Path) -> ProcessLab:
         model=path,
         model_mb=model_bytes(path) / 1e6,
         text=data / TEXT,
-        max_tokens=len(passage.tokens),
+        tokens=passage.tokens,
         situation=situation_of(Described(), read_config(raw_config(path)).max_positions).situation,
         config=EngineConfig(),
         compress=compress,
@@ -238,7 +238,7 @@ def _searched(lab: ProcessLab, passage: Passage, candidates: Sequence[Candidate]
     found: Outcome = Search(SplitLab(lab, is_shown), asked, halves).run(candidates)
     assert found.chosen is not None
     chosen = next(one.candidate for one in found.tried if one.name == found.chosen)
-    change = lab.losses(chosen, whole=True) - lab.losses(Candidate(recipe=None), whole=True)
+    change = lab.losses(chosen, Reach.ALL) - lab.losses(Candidate(recipe=None), Reach.ALL)
     return Row(allowed, seed, chosen, passage.mean(change[~is_shown]).exp().shifted(-1))
 
 
@@ -262,7 +262,7 @@ def _verdict(rows: Sequence[Row]) -> str:
 
 def _loss(lab: ProcessLab, passage: Passage, one: Candidate) -> Interval:
     """On all of the text: perplexity over the model's own, minus 1."""
-    change = lab.losses(one, whole=True) - lab.losses(Candidate(recipe=None), whole=True)
+    change = lab.losses(one, Reach.ALL) - lab.losses(Candidate(recipe=None), Reach.ALL)
     return passage.mean(change).exp().shifted(-1)
 
 

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from burnish.measure.diagnose.observe import Lengths, Situation
 from burnish.models.locate import held_out_text, locate
 from burnish.optimize.candidates import Candidate
 from burnish.optimize.lab import Bench, ProcessLab
+from burnish.optimize.search import Reach
 from burnish.optimize.trial import LEAST_S, Serving, run_watched, serve
 
 PLENTY = 4 << 30
@@ -62,6 +64,17 @@ def test_a_model_is_served_in_a_process_of_its_own() -> None:
     assert figures["tokens_per_s"] == pytest.approx(8 * times / (found.prefill_s + found.decode_s))
 
 
+def test_a_draft_model_is_opened_too(tmp_path: Path) -> None:
+    np.save(tmp_path / "text.npy", np.arange(40, 60))
+    plain = Serving(model="builtin", situation=SHORT, text=str(tmp_path / "text.npy"))
+    drafted = replace(plain, config=EngineConfig(draft="builtin-draft"))
+    alone, both = (serve(order, TRIED, timeout_s=120, memory_bytes=PLENTY) for order in (plain, drafted))
+    assert both.peak_rss_bytes > alone.peak_rss_bytes + 2e6
+    missing = replace(plain, config=EngineConfig(draft="elsewhere"))
+    with pytest.raises(BurnishError, match="elsewhere"):
+        serve(missing, TRIED, timeout_s=120, memory_bytes=PLENTY)
+
+
 def test_a_fault_crosses_the_border() -> None:
     far = Situation(requests=(Lengths(5000, 4),))
     with pytest.raises(BadRequest, match="5000"):
@@ -73,7 +86,7 @@ def lab(folder: Path, **conditions: Any) -> ProcessLab:
         model=locate("builtin"),
         model_mb=11.5,
         text=held_out_text(),
-        max_tokens=1024,
+        tokens=range(1024),
         situation=SHORT,
         config=EngineConfig(threads=1),
         compress=lambda recipe, out: [
@@ -90,7 +103,7 @@ def test_what_was_found_is_not_measured_again(tmp_path: Path, monkeypatch: pytes
     own, int8 = Candidate(recipe=None), Candidate(recipe="int8")
     first = lab(tmp_path / "work")
     size = first.make(int8)
-    losses = {one.name: first.losses(one, whole=False) for one in (own, int8)}
+    losses = {one.name: first.losses(one, Reach.LITTLE) for one in (own, int8)}
     figures = first.serve(int8, 1)
     assert 5 < size < 9
     assert len(losses["int8"]) == 1024, "a text this short is read as a whole"
@@ -101,7 +114,7 @@ def test_what_was_found_is_not_measured_again(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("burnish.optimize.trial.run_watched", lambda *_, **__: pytest.fail("measured again"))
     again = lab(tmp_path / "work")
     assert again.make(int8) == size
-    assert (again.losses(int8, whole=False) == losses["int8"]).all()
+    assert (again.losses(int8, Reach.ALL) == losses["int8"]).all()
     assert again.serve(int8, 1) == figures
     with pytest.raises(pytest.fail.Exception):
         again.serve(int8, 2)
@@ -137,6 +150,6 @@ def test_stages_leave_time_for_what_comes_after(tmp_path: Path) -> None:
     assert not found.has_time()
     assert found.seconds_left == 49.0
     with pytest.raises(OutOfTime, match="no time was left"):
-        found.losses(Candidate(recipe=None), whole=True)
+        found.losses(Candidate(recipe=None), Reach.ALL)
     found.until(1.0)
     assert found.has_time()

@@ -10,17 +10,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from burnish.cli.best import Order, file_hash, find_best
-from burnish.cli.options import SettingsFile, Threads, server_settings
+from burnish.cli.options import SettingsFile, Temperature, Threads, TriedDrafts, drafting, server_settings
 from burnish.cli.output import AsJson, Model, err, print_json
 from burnish.cli.output import out as screen
 from burnish.cli.situations import Described, situation_of
 from burnish.core.errors import BadSettings, VerificationFailed
 from burnish.core.memory import free_bytes, parse_bytes
+from burnish.core.settings import make_config
+from burnish.engine.config import EngineConfig
 from burnish.measure.limits import Limit, parse_limits
 from burnish.measure.prices import read_prices
 from burnish.models.checkpoint import raw_config
 from burnish.models.families import read_config
-from burnish.models.locate import held_out_text, locate
+from burnish.models.locate import held_out_text, locate, rooted
+from burnish.optimize.candidates import Drafting
 from burnish.optimize.search import Asked
 from burnish.optimize.weigh import FIGURE_OF, NAMES, Objective
 from burnish.registry.artifact import refuse_used
@@ -43,7 +46,7 @@ def optimize(
         typer.Option(help="What must hold, as [bold]p95_ttft_ms<=200[/] or [bold]memory_mb<=500[/]; may be repeated."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Text to judge by; by default one of ours, held out.")] = None,
-    max_tokens: Annotated[int, typer.Option(help="Read at most this many tokens of the text.")] = 32_768,
+    max_tokens: Annotated[int, typer.Option(help="Read at most this many tokens of the text.")] = 131_072,
     calibration: Annotated[
         Path | None, typer.Option(help="Text for recipes that need data; without one they are not tried.")
     ] = None,
@@ -57,6 +60,8 @@ def optimize(
     ] = None,
     prompt_tokens: Annotated[int | None, typer.Option(help="Tokens of each prompt.  \\[default: 128]")] = None,
     output_tokens: Annotated[int | None, typer.Option(help="Tokens of each output.  \\[default: 32]")] = None,
+    temperature: Temperature = 1.0,
+    draft: TriedDrafts = "auto",
     time_limit: Annotated[str, typer.Option(help="Most time to take, as [bold]20m[/].")] = "20m",
     memory: Annotated[
         str | None, typer.Option(help="Most memory of a step, as [bold]8GiB[/]; none: what is free.")
@@ -75,7 +80,7 @@ def optimize(
     wanted, limits = parse_objective(objective), parse_limits(limit or [], NAMES)
     said = Described(traffic, concurrency, requests, prompt_tokens, output_tokens)
     context = read_config(raw_config(locate(model))).max_positions
-    fitted = situation_of(said, context, timed=True, speed=speed)
+    fitted = situation_of(said, context, timed=True, speed=speed, temperature=temperature)
     if fitted.num_cut:
         err.print(f"[dim]{fitted.num_cut} requests are cut to the context of the model.[/]", highlight=False)
     config = server_settings(settings, api_keys=None, threads=threads).engine
@@ -90,6 +95,7 @@ def optimize(
             limits=limits,
             concurrency=users,
             cores=1 if config.threads is not None else len(os.sched_getaffinity(0)),
+            drafting=tried_drafts(draft, model),
         ),
         text=data or held_out_text(),
         max_tokens=max_tokens,
@@ -118,6 +124,12 @@ def parse_seconds(text: str) -> float:
     if match is None or not float(match[1]):
         raise BadSettings(f"time {text!r} is none", remedy="Write it as 20m, 90s or 1h")
     return float(match[1]) * _UNITS[match[2]]
+
+
+def tried_drafts(word: str, model: str) -> Drafting:
+    """What a word behind --draft stands for. Raises ``NotFound`` for a model that is not there."""
+    asked = make_config(EngineConfig, drafting(word, model), section="engine")
+    return Drafting(lookup=asked.lookup, model=None if asked.draft is None else rooted(asked.draft))
 
 
 def parse_objective(name: str) -> Objective:

@@ -34,6 +34,17 @@ Draft = Annotated[
 ]
 
 
+TriedDrafts = Annotated[
+    str,
+    typer.Option(
+        "--draft",
+        help="Drafts that are tried: by a smaller model, by [bold]ngram[/] (what the text said before), by what is "
+        "there of both ([bold]auto[/]), or [bold]off[/].",
+    ),
+]
+Temperature = Annotated[float, typer.Option(help="Of the answers that are timed; drafts pay more at 0.")]
+
+
 def drafting(word: str | None, model: str) -> dict[str, object]:
     """The settings of the engine that a word behind --draft stands for; none: as they are."""
     words: dict[str | None, dict[str, object]] = {

@@ -31,7 +31,9 @@ class Fitted(NamedTuple):
     num_cut: int
 
 
-def situation_of(said: Described, max_positions: int, *, timed: bool = False, speed: float = 1.0) -> Fitted:
+def situation_of(
+    said: Described, max_positions: int, *, timed: bool = False, speed: float = 1.0, temperature: float = 0.0
+) -> Fitted:
     """The situation for a model of that context. ``timed``: the requests of a trace come at its times, over ``speed``.
 
     Raises ``BadSettings`` for words that contradict each other or mean nothing, and for a trace that cannot be read.
@@ -57,7 +59,8 @@ def situation_of(said: Described, max_positions: int, *, timed: bool = False, sp
         at_s = tuple((arrival.at_s - arrivals[0].at_s) / speed for arrival in arrivals) if timed else None
     fitted = tuple(_fitted(one, max_positions) for one in lengths)
     num_cut = sum(a != b for a, b in zip(lengths, fitted, strict=True))
-    return Fitted(Situation(requests=fitted, concurrency=users, at_s=at_s), num_cut)
+    situation = Situation(requests=fitted, concurrency=users, at_s=at_s, temperature=temperature)
+    return Fitted(situation, num_cut)
 
 
 def _fitted(wanted: Lengths, max_positions: int) -> Lengths:

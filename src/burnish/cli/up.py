@@ -14,8 +14,8 @@ import typer
 from rich.markup import escape
 
 from burnish.cli.best import Order, check_text, earlier, find_best, looked_at
-from burnish.cli.optimize import parse_objective, parse_seconds, report_table
-from burnish.cli.options import ApiKeys, Host, Port, SettingsFile, Threads, server_settings
+from burnish.cli.optimize import parse_objective, parse_seconds, report_table, tried_drafts
+from burnish.cli.options import ApiKeys, Host, Port, SettingsFile, Temperature, Threads, TriedDrafts, server_settings
 from burnish.cli.output import AsJson, Model, as_plain, err, out, print_json, progress
 from burnish.cli.serve import served_name
 from burnish.cli.situations import Described, situation_of
@@ -33,7 +33,7 @@ from burnish.service.server import bind
 
 app = typer.Typer(add_completion=False)
 
-MAX_TOKENS = 16_384  # of the text
+MAX_TOKENS = 65_536  # of the text
 BEST, FINDINGS = "best", "findings.json"
 
 
@@ -56,6 +56,8 @@ def up(
     calibration: Annotated[
         Path | None, typer.Option(help="Text for recipes that need data; without one they are not tried.")
     ] = None,
+    temperature: Temperature = 1.0,
+    draft: TriedDrafts = "auto",
     time_limit: Annotated[str, typer.Option(help="Most time to search, as [bold]20m[/].")] = "3m",
     host: Host = "127.0.0.1",
     port: Port = 8000,
@@ -77,7 +79,8 @@ def up(
         bind(host, port).close()  # tell of a port in use before measuring for a minute
     with progress("Reading the model", quiet=json):
         folder = variants_folder(path)
-    fitted = situation_of(Described(), read_config(raw_config(path)).max_positions)
+    context = read_config(raw_config(path)).max_positions
+    fitted = situation_of(Described(), context, temperature=temperature)
     order = Order(
         model=str(path),
         out=folder / BEST,
@@ -85,6 +88,7 @@ def up(
             objective=parse_objective(objective),
             max_loss=max_loss,
             cores=1 if configured.engine.threads is not None else len(os.sched_getaffinity(0)),
+            drafting=tried_drafts(draft, model),
         ),
         text=data or held_out_text(),
         max_tokens=MAX_TOKENS,

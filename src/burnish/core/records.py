@@ -84,6 +84,8 @@ class SearchRecord:
     seed: int
     data_sha256: str  # of the text
     max_running: int | None = None  # None: of a search that did not look at it
+    lookup: bool = False  # drafts of what the text said before
+    draft: str | None = None  # the model that writes drafts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,6 +13,12 @@ def held_out_text() -> Path:
     return Path(__file__).parents[1] / "builtin" / "heldout.txt"
 
 
+def rooted(model: str) -> str:
+    """A name that stands for the same model wherever one is. Raises as ``locate``."""
+    path = locate(model)
+    return model if model in BUILTIN else str(path.resolve())
+
+
 def locate(model: str) -> Path:
     """The folder or file of ``model``: "builtin", "builtin-draft", a folder, a llama2.c .bin or a .gguf file.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from burnish.core.types import KeyKind
 from burnish.engine.config import EngineConfig
@@ -17,6 +18,22 @@ OWN = "as it is"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Drafting:
+    """Who may write drafts."""
+
+    lookup: bool = False  # what the text said before
+    model: str | None = None  # a smaller one
+
+    @property
+    def name(self) -> str:
+        """As reports write it; empty: nobody."""
+        return " and ".join((["lookup"] if self.lookup else []) + ([Path(self.model).name] if self.model else []))
+
+
+NO_DRAFTS = Drafting()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
     """A recipe and the settings it is served with; None: as the engine is configured anyway."""
 
@@ -26,6 +43,7 @@ class Candidate:
     prefill_share: int | None = None
     max_running: int | None = None
     threads: int | None = None
+    drafting: Drafting | None = None
 
     @property
     def name(self) -> str:
@@ -35,6 +53,7 @@ class Candidate:
             "prefill share": self.prefill_share,
             "max running": self.max_running,
             "threads": self.threads,
+            "drafts by": None if self.drafting is None else self.drafting.name,
         }
         return ", ".join(
             [self.recipe or OWN, *(f"{name} {value}" for name, value in said.items() if value is not None)]
@@ -48,6 +67,8 @@ class Candidate:
             prefill_share=base.prefill_share if self.prefill_share is None else self.prefill_share,
             max_running=base.max_running if self.max_running is None else self.max_running,
             threads=base.threads if self.threads is None else self.threads,
+            lookup=base.lookup if self.drafting is None else self.drafting.lookup,
+            draft=base.draft if self.drafting is None else self.drafting.model,
         )
 
 
@@ -73,9 +94,11 @@ def fastest_first(candidates: Sequence[Candidate], predicted: Mapping[str, float
     return sorted(candidates, key=rank)
 
 
-def settings(base: Candidate, *, cores: int, concurrency: int) -> list[Candidate]:
+def settings(base: Candidate, *, cores: int, concurrency: int, drafting: Drafting = NO_DRAFTS) -> list[Candidate]:
     """Other settings for the same weights: one thing changed each."""
     found = [replace(base, keys="int8")]
+    found += [replace(base, drafting=Drafting(lookup=True))] if drafting.lookup else []
+    found += [replace(base, drafting=Drafting(model=drafting.model))] if drafting.model is not None else []
     if concurrency > 1:  # alone, nothing decodes while a prompt is read
         found += [replace(base, prefill_share=share) for share in (64, 512)]
         found += [replace(base, max_running=count) for count in (concurrency, concurrency // 2)]

@@ -1,5 +1,6 @@
 """The chosen variant as a folder of its own: the artifact, why it was chosen, how it is to be served."""
 
+import json
 import math
 import shutil
 from dataclasses import replace
@@ -51,6 +52,8 @@ def deliver(
         prefill_share=served.prefill_share,
         max_running=served.max_running,
         threads=served.threads,
+        lookup=served.lookup,
+        draft=served.draft,
         num_tried=len(outcome.tried),
         seed=seed,
         data_sha256=data_sha256,
@@ -77,4 +80,6 @@ def _engine(record: SearchRecord) -> str:
     lines = [f'keys = "{record.keys}"', f"prefill_share = {record.prefill_share}"]
     lines += [f"max_running = {record.max_running}"]
     lines += [f"threads = {record.threads}"] if record.threads is not None else []
+    lines += ["lookup = true"] if record.lookup else []
+    lines += [f"draft = {json.dumps(record.draft)}"] if record.draft is not None else []
     return "\n".join(["[engine]", *lines, ""])

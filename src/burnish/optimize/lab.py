@@ -21,15 +21,14 @@ from burnish.measure.diagnose.observe import Situation
 from burnish.measure.intervals import Interval
 from burnish.measure.quality.perplexity import Passage
 from burnish.optimize.candidates import Candidate
-from burnish.optimize.search import Steps
+from burnish.optimize.search import Reach, Steps
 from burnish.optimize.trial import Reading, Serving, read, run_watched, serve
 from burnish.optimize.weigh import Figures
 from burnish.registry.artifact import is_whole
 
-PART = 4  # of the text that is read first: one of so many
 BLOCK = 256  # tokens that fall into the same half
-LEAST_PARTED = 8 * BLOCK  # tokens of a text that is read in part first
-CONDITIONS, ROUNDS_FILE = "conditions.json", "rounds.json"
+LEAST_READ = 8 * BLOCK  # tokens: less of a text says nothing
+CONDITIONS, ROUNDS_FILE, TOKENS_FILE = "conditions.json", "rounds.json", "tokens.npy"
 SLOWER = 1.3  # of what a round took: the machine may be slower in the next
 
 
@@ -40,7 +39,7 @@ class Bench:
     model: Path
     model_mb: float
     text: Path
-    max_tokens: int
+    tokens: Sequence[int]  # of it
     situation: Situation
     config: EngineConfig
     compress: Callable[[str, Path], Sequence[str]]  # (recipe, out) -> the command that makes it
@@ -68,6 +67,7 @@ class ProcessLab:
         self._took: dict[str, list[float]] = {"makes": [], "reads": [], "serves": []}
         self._forget_others(conditions)
         self._rounds: dict[str, dict[str, Figures]] = self._read_rounds()
+        np.save(folder / TOKENS_FILE, np.array(bench.tokens, np.int32))
 
     def _forget_others(self, conditions: dict[str, Any]) -> None:
         """Begin anew where the folder holds figures of other conditions."""
@@ -133,10 +133,10 @@ class ProcessLab:
         file.write_text(candidate.text, encoding="utf-8")
         return str(file)
 
-    def losses(self, candidate: Candidate, *, whole: bool) -> NDArray[np.float64]:
-        """Losses of the text's tokens, or of its first part; what of it is known is not read again."""
-        whole = whole or self._bench.max_tokens < LEAST_PARTED
-        count = self._bench.max_tokens // (1 if whole else PART)
+    def losses(self, candidate: Candidate, reach: Reach) -> NDArray[np.float64]:
+        """Losses of so many of the text's tokens; what was read is not read again."""
+        most = len(self._bench.tokens)
+        count = min(most, max(LEAST_READ, most // reach))
         keys = candidate.config(self._bench.config).keys
         name = f"{candidate.recipe or 'own'}-{keys}-{count}.npy".replace(":", "_")
         file = self._folder / name
@@ -163,6 +163,7 @@ class ProcessLab:
             order = Serving(
                 model=str(self.path(candidate)),
                 situation=self._bench.situation,
+                text=str(self._folder / TOKENS_FILE),
                 config=candidate.config(self._bench.config),
             )
             found = serve(

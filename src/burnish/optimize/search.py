@@ -1,13 +1,15 @@
 """Successive halving over candidates: many on little data, few on much, all of it really measured.
 
-First every candidate reads a part of the text and serves once, what is predicted to be fastest first; those that are
-shown to lose too much fall out, and of the others the better half goes on. They read all of it and serve in turn with
-the model itself, round by round. The best that keeps the limits must then keep the loss on the part of the text that
-the search never looked at.
+First every candidate reads a little of the text and serves once, what is predicted to be fastest first; those that are
+shown to lose too much fall out, and of the others the better half goes on. They read more of it, all of it where less
+does not tell whether they keep the loss, and serve in turn with the model itself, round by round. The best that keeps
+the limits must then keep the loss on the half of the text that the search never looked at.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import IntEnum
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
@@ -18,7 +20,7 @@ from burnish.core.errors import BurnishError, OutOfTime
 from burnish.measure.intervals import Interval
 from burnish.measure.limits import Limit
 from burnish.measure.quality.gate import Verdict, judge_loss
-from burnish.optimize.candidates import Candidate, easier, settings
+from burnish.optimize.candidates import NO_DRAFTS, Candidate, Drafting, easier, settings
 from burnish.optimize.shapes import Sized, promising
 from burnish.optimize.weigh import (
     FIGURE_OF,
@@ -52,6 +54,14 @@ class Stages(NamedTuple):
     read: float
 
 
+class Reach(IntEnum):
+    """How much of the text is read: one of so many tokens, the first ones."""
+
+    LITTLE = 16
+    MORE = 4
+    ALL = 1
+
+
 QUICK, LEARNING = Stages(0.45, 0.45, 0.55, 0.65), Stages(0.35, 0.65, 0.7, 0.75)
 
 
@@ -82,8 +92,8 @@ class Lab(Protocol):
         """Make the weights; megabytes of their files."""
         ...
 
-    def losses(self, candidate: Candidate, *, whole: bool) -> NDArray[np.float64]:
-        """Losses of the text's tokens, or of its first part."""
+    def losses(self, candidate: Candidate, reach: Reach) -> NDArray[np.float64]:
+        """Losses of so many of the text's tokens."""
         ...
 
     def serve(self, candidate: Candidate, number: int) -> Figures:
@@ -108,6 +118,7 @@ class Asked:
     limits: tuple[Limit, ...] = ()
     concurrency: int = 1
     cores: int = 1
+    drafting: Drafting = NO_DRAFTS  # what is tried
 
 
 @dataclass(slots=True)
@@ -116,6 +127,7 @@ class Tried:
 
     candidate: Candidate
     size_mb: float = 0.0
+    reach: Reach = Reach.LITTLE  # of the text that was read
     loss: Interval | None = None  # on the half that the search looks at
     confirmed: Interval | None = None  # on the other
     rounds: list[Figures] = field(default_factory=list)
@@ -175,7 +187,7 @@ class Search:
         passed = [one for one in better if one.verdict == "pass"]
         better += self._around((passed or better or [own])[0])
         self._lab.until(stages.read)
-        finalists = [one for one in better if self._reads_all(one)]
+        finalists = [one for one in better if self._reads_enough(one)]
         self._lab.until(1.0)
         if finalists:
             self._serve_in_turn(finalists)
@@ -205,7 +217,7 @@ class Search:
         self._told(f"Trying {found.name}", self._ahead(left))
         try:
             found.size_mb = self._lab.make(candidate)
-            self._judge(found, whole=False)
+            self._judge(found, Reach.LITTLE)
             if anyway or not found.reason:
                 found.rounds.append(self._lab.serve(candidate, 0))
         except BurnishError as error:
@@ -215,7 +227,7 @@ class Search:
 
     def _ahead(self, left: int) -> Steps:
         """With so many to screen: they, settings around one of them, and the finals of half of all."""
-        around = len(settings(self._own.candidate, cores=self._asked.cores, concurrency=self._asked.concurrency))
+        around = len(self._settings(self._own.candidate))
         finalists = max(LEAST_KEPT, (len(self._tried) + left) // 2)
         return Steps(left, left + around + finalists, left + around + ROUNDS * (finalists + 1))
 
@@ -238,20 +250,16 @@ class Search:
         taught = self._screen(least.taught())
         return [] if taught.reason else [taught]
 
-    def _judge(self, found: Tried, *, whole: bool) -> None:
-        found.loss = self._searched(*self._both(found, whole=whole))
+    def _judge(self, found: Tried, reach: Reach) -> None:
+        found.loss = self._searched(*self._both(found, reach))
+        found.reach = reach
         found.verdict = judge_loss(found.loss, self._asked.max_loss)
         if found.verdict == "fail":
             found.reason = f"loses {found.loss.low:.2%} to {found.loss.high:.2%}"
 
-    def _both(self, one: Tried, *, whole: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The losses of a candidate and of the model itself, of the whole text if there was time for it."""
-        try:
-            return self._lab.losses(one.candidate, whole=whole), self._lab.losses(self._own.candidate, whole=whole)
-        except OutOfTime:
-            if one.loss is None:
-                raise
-            return self._lab.losses(one.candidate, whole=False), self._lab.losses(self._own.candidate, whole=False)
+    def _both(self, one: Tried, reach: Reach) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The losses of a candidate and of the model itself."""
+        return self._lab.losses(one.candidate, reach), self._lab.losses(self._own.candidate, reach)
 
     def _better_half(self, screened: list[Tried]) -> list[Tried]:
         """The better half by the limits, then by the objective; the rest falls out.
@@ -273,23 +281,31 @@ class Search:
 
     def _around(self, base: Tried) -> list[Tried]:
         """Other settings of the engine for the same weights that look better at first sight."""
-        candidates = settings(base.candidate, cores=self._asked.cores, concurrency=self._asked.concurrency)
-        screened = [one for one in map(self._screen, candidates) if not one.reason]
+        screened = [one for one in map(self._screen, self._settings(base.candidate)) if not one.reason]
         for one in screened:
             if self._rank(one) >= self._rank(base):
                 one.reason = f"no better than {base.name}"
         return [one for one in screened if not one.reason]
 
+    def _settings(self, base: Candidate) -> list[Candidate]:
+        asked = self._asked
+        return settings(base, cores=asked.cores, concurrency=asked.concurrency, drafting=asked.drafting)
+
     def _rank(self, one: Tried) -> tuple[float, float]:
         """The lower, the better: how far it is from the limits, then the objective."""
         return distance(self._asked.limits, self._figures(one)), -self._goodness(one)
 
-    def _reads_all(self, one: Tried) -> bool:
-        """Whether a candidate keeps the loss on all of the text that is searched, or on what there was time to read."""
-        try:
-            self._judge(one, whole=True)
-        except BurnishError as error:
-            one.reason = error.message
+    def _reads_enough(self, one: Tried) -> bool:
+        """Whether a candidate is shown to keep the loss, by as much of the text as that takes and there is time for."""
+        for reach in (Reach.MORE, Reach.ALL):
+            try:
+                self._judge(one, reach)
+            except OutOfTime:
+                break  # what was read before counts
+            except BurnishError as error:
+                one.reason = error.message
+            if one.verdict != "needs more data" or one.reason:
+                break
         if one.verdict == "needs more data" and not one.reason:
             assert one.loss is not None
             one.reason = f"may lose {one.loss.high:.2%}: more text is needed to show that it does not"
@@ -349,7 +365,10 @@ class Search:
 
     def _is_confirmed(self, one: Tried) -> bool:
         if one.confirmed is None:
-            one.confirmed = self._kept(*self._both(one, whole=True))
+            one.confirmed = self._kept(*self._both(one, one.reach))
+            if one.reach != Reach.ALL and judge_loss(one.confirmed, self._asked.max_loss) == "needs more data":
+                with suppress(OutOfTime):
+                    one.confirmed = self._kept(*self._both(one, Reach.ALL))
         if judge_loss(one.confirmed, self._asked.max_loss) == "pass":
             return True
         one.reason = f"loses up to {one.confirmed.high:.2%} on text the search had not seen"

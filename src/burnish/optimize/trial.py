@@ -27,7 +27,7 @@ from burnish.core.profile_summary import summarize
 from burnish.core.types import KeyKind
 from burnish.engine.config import EngineConfig
 from burnish.engine.engine import Plan
-from burnish.measure.diagnose.observe import Situation, observe
+from burnish.measure.diagnose.observe import Observed, Situation, observe
 from burnish.measure.memory import peak_rss_bytes
 
 Open = Callable[[str], Plan]
@@ -42,10 +42,14 @@ _NO_MEMORY = ("MemoryError", "bad_alloc", "allocate memory")  # what Python, C++
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Serving:
-    """A model that is to serve a situation."""
+    """A model that is to serve a situation.
+
+    Prompts are stretches of ``text``, token ids in a file as numpy writes them; without one they are random.
+    """
 
     model: str
     situation: Situation
+    text: str | None = None
     config: EngineConfig = field(default_factory=EngineConfig)
 
 
@@ -178,10 +182,11 @@ def run_child(open_model: Open, judge: Judge) -> None:
 
 
 def _serve(order: Serving, open_model: Open) -> dict[str, Any]:
-    plan = open_model(order.model)
-    runs = [observe(plan, order.config, order.situation)]
-    while sum(run.seconds for run in runs) < LEAST_S:
-        runs.append(observe(plan, order.config, order.situation))
+    plan, text = open_model(order.model), [] if order.text is None else np.load(order.text).tolist()
+    draft = None if order.config.draft is None else open_model(order.config.draft)
+    runs = list[Observed]()
+    while not runs or sum(run.seconds for run in runs) < LEAST_S:
+        runs.append(observe(plan, order.config, order.situation, text=text, draft=draft))
     served, summaries = [one for run in runs for one in run.served], [summarize(run.profile) for run in runs]
     trial = Trial(
         ttft_s=tuple(one.ttft_s for one in served),

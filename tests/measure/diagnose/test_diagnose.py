@@ -4,13 +4,16 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from burnish.core.errors import BadRequest, BadSettings
+from burnish.core.types import Request
 from burnish.engine.config import EngineConfig
+from burnish.engine.engine import Engine
 from burnish.kernels.native import native
 from burnish.measure.diagnose import roofline
 from burnish.measure.diagnose.diagnosis import Diagnosis, diagnose, diagnose_plan
@@ -151,6 +154,30 @@ def test_a_preempted_request_is_counted() -> None:
     assert len(seen.queue_s) == 3
     assert seen.output_tokens == 36
     assert 1 < seen.mean_running <= 3
+
+
+def test_prompts_are_stretches_of_a_text_and_drafts_save_steps() -> None:
+    text, prompts = [5, 6, 7, 8, 9], list[tuple[int, ...]]()
+
+    class Heard(Engine):
+        def add(self, request: Request) -> None:
+            prompts.append(request.prompt)
+            super().add(request)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("burnish.measure.diagnose.observe.Engine", Heard)
+        config = EngineConfig(threads=1, lookup=True)
+        seen = observe(lower(tiny_decoder()), config, alike(2, 12, 100), text=text)
+    for prompt in prompts[1:]:  # the first warms up
+        assert len(prompt) == 12
+        assert all(b == 5 + (a - 4) % 5 for a, b in pairwise(prompt))
+    assert seen.output_tokens == 200
+    assert len(seen.profile.steps) < 200, "a small model says the same again and again"
+
+
+def test_answers_are_drawn_at_the_temperature_asked_for() -> None:
+    with pytest.raises(BadRequest, match="temperature"):
+        Situation(requests=(Lengths(1, 1),), temperature=-1.0)
 
 
 def test_limits_of_the_machine_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

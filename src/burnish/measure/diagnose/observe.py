@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -36,13 +37,15 @@ class Situation:
     concurrency: int = 1
     at_s: tuple[float, ...] | None = None  # of every request, ascending, since the first
     seed: int = 0
+    temperature: float = 0.0  # of answers
 
     def __post_init__(self) -> None:
-        """Raise ``BadSettings`` for a situation in which nothing happens."""
+        """Raise ``BadSettings`` for a situation in which nothing happens, ``BadRequest`` for a wrong temperature."""
         if not self.requests:
             raise BadSettings("there are no requests to observe", remedy="Give a traffic file with some")
         if self.concurrency < 1:
             raise BadSettings(f"concurrency {self.concurrency} is wrong", remedy="Use 1 or more")
+        Sampling(temperature=self.temperature)  # raises ``BadRequest``
         assert self.at_s is None or len(self.at_s) == len(self.requests)
 
 
@@ -117,19 +120,24 @@ def observe(
     config: EngineConfig,
     situation: Situation,
     *,
+    text: Sequence[int] = (),
+    draft: Plan | None = None,
     progress: Callable[[int, int], None] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Observed:
     """Run the situation once. Prompts are random, so nothing is found in the prefix cache.
 
-    ``progress``: (requests done, in all). Raises ``BadRequest`` for a request that does not fit the model or the pool,
-    ``BadSettings`` for a situation that is too long to be recorded.
+    ``text``: tokens of which prompts are stretches, from random places; without them prompts are random tokens.
+    ``draft``: of the model that the configuration names. ``progress``: (requests done, in all).
+
+    Raises ``BadRequest`` for a request that does not fit the model or the pool, ``BadSettings`` for a situation that is
+    too long to be recorded.
     """
-    engine = Engine(plan, None, config, clock=clock)
+    engine = Engine(plan, None, config, draft=draft, clock=clock)
     warm_up(engine, plan.shape.vocab_size)
     before = engine.load().preemptions
     recorder = engine.record(MAX_STEPS)
-    arrivals, log = _Arrivals(situation, plan.shape.vocab_size, clock), _Log()
+    arrivals, log = _Arrivals(situation, _requests(situation, plan.shape.vocab_size, text), clock), _Log()
     queue_s, peak, num_done = list[float](), 0, 0
     while arrivals.are_left or engine.has_work:
         for request in arrivals.due(idle=not engine.has_work):
@@ -162,8 +170,8 @@ def observe(
 class _Arrivals:
     """Which requests have come."""
 
-    def __init__(self, situation: Situation, vocab_size: int, clock: Callable[[], float]) -> None:
-        self._waiting = deque(enumerate(_requests(situation, vocab_size)))
+    def __init__(self, situation: Situation, requests: Sequence[Request], clock: Callable[[], float]) -> None:
+        self._waiting = deque(enumerate(requests))
         self._situation, self._clock, self._begun_s = situation, clock, clock()
         self.num_open = 0
         self.due_s: dict[str, float] = {}  # of every request that has come
@@ -212,16 +220,29 @@ class _Log:
         return tuple(Served(due, times[0], times[-1], len(times)) for due, times in found)
 
 
-def _requests(situation: Situation, vocab_size: int) -> Sequence[Request]:
+def _requests(situation: Situation, vocab_size: int, text: Sequence[int]) -> Sequence[Request]:
     source = random.Random(situation.seed)  # noqa: S311 - prompts, not secrets
     return [
         Request(
             request_id=str(number),
-            prompt=tuple(source.randrange(vocab_size) for _ in range(lengths.prompt_tokens)),
-            sampling=Sampling(max_tokens=lengths.output_tokens, temperature=0.0, ignore_eos=True),
+            prompt=_prompt(source, lengths.prompt_tokens, vocab_size, text),
+            sampling=Sampling(
+                max_tokens=lengths.output_tokens,
+                temperature=situation.temperature,
+                seed=situation.seed + number,
+                ignore_eos=True,
+            ),
         )
         for number, lengths in enumerate(situation.requests)
     ]
+
+
+def _prompt(source: random.Random, count: int, vocab_size: int, text: Sequence[int]) -> tuple[int, ...]:
+    """So many tokens: of the text from a random place on, over its end back to its beginning."""
+    if not text:
+        return tuple(source.randrange(vocab_size) for _ in range(count))
+    first = source.randrange(len(text))
+    return tuple(islice(cycle(text), first, first + count))
 
 
 def _ended(events: Sequence[Event]) -> int:
