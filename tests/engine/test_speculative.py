@@ -9,11 +9,12 @@ import pytest
 
 from burnish.core.errors import BadSettings
 from burnish.core.types import Request, Sampling
+from burnish.engine.acceptance import Acceptance
 from burnish.engine.config import EngineConfig
-from burnish.engine.costs import StepCosts
+from burnish.engine.costs import ANY_DRAFT, StepCosts
 from burnish.engine.engine import Engine
 from burnish.engine.lookup import LONGEST, Lookup
-from burnish.engine.speculative import MOST_DRAFTS, best_lengths
+from burnish.engine.speculative import MOST_DRAFTS, Offer, best_lengths
 from burnish.models.decoder import Decoder
 from burnish.models.golden import golden_logits
 from tests.engine.conftest import end, finish, request, run, text, tokens
@@ -24,7 +25,7 @@ from tests.tiny import ByteTokenizer, tiny_decoder
 class Settled(StepCosts):
     """Costs that no clock changes."""
 
-    def learn(self, rows: int, seconds: float) -> None:
+    def learn(self, sequences: int, drafts: int, forward_s: float, step_s: float) -> None:
         pass
 
 
@@ -187,42 +188,101 @@ def test_a_draft_with_a_shorter_context_stops_at_its_end(make_drafting: MakeDraf
     assert 0 < engine.drafted.drafts < 24
 
 
+def offers(*chances: list[float], by_model: bool = False) -> list[Offer]:
+    return [Offer(c, place, index, by_model) for index, own in enumerate(chances) for place, c in enumerate(own)]
+
+
 def test_drafts_follow_what_rows_cost() -> None:
-    sure, unsure = [0.9, 0.81, 0.73], [0.3, 0.09, 0.03]
-    never = [False, False]
-    assert best_lengths([sure, unsure], never, FREE, 2, 10, round_s=0.0) == [3, 3]
-    assert best_lengths([sure, unsure], never, DEAR, 2, 10, round_s=0.0) == [0, 0]
+    def lengths(*chances: list[float], costs: StepCosts, most: int = 10) -> list[int]:
+        return best_lengths(offers(*chances), costs, len(chances), len(chances), most=most, round_s=0.0)
+
+    sure, unsure = [0.9, 0.81, 0.73], [0.3, 0.09]
+    assert lengths(sure, unsure, costs=FREE) == [3, 2]
+    assert lengths(sure, unsure, costs=DEAR) == [0, 0]
     between = StepCosts({1: 1.0, 2: 1.1, 64: 20.0})  # one more row costs 0.3 of a step of two, which gives two tokens
-    assert best_lengths([sure, unsure], never, between, 2, 10, round_s=0.0) == [3, 0]
-    assert best_lengths([sure, unsure], never, FREE, 2, 1, round_s=0.0) == [1, 0], "rows that are left"
-    assert best_lengths([sure], [True], FREE, 1, 10, round_s=2000.0) == [0], "the draft itself takes too long"
-    assert best_lengths([sure], [True], FREE, 1, 10, round_s=100.0) == [3]
-    assert best_lengths([], [], FREE, 5, 10, round_s=0.0) == []
+    assert lengths(sure, unsure, costs=between) == [3, 0]
+    assert lengths(sure, unsure, costs=FREE, most=1) == [1, 0], "rows that are left"
+    assert lengths([0.01], costs=FREE) == [0], "less than costs are uncertain by"
+
+
+def test_a_model_that_writes_slowly_is_not_asked() -> None:
+    sure = [0.9, 0.81, 0.73]
+    assert best_lengths(offers(sure, by_model=True), FREE, 1, 1, most=10, round_s=2000.0) == [0]
+    assert best_lengths(offers(sure, by_model=True), FREE, 1, 1, most=10, round_s=100.0) == [3]
 
 
 def test_costs_are_read_between_what_was_measured_and_learned() -> None:
     costs = StepCosts({1: 1.0, 4: 4.0, 8: 5.0})
-    assert [costs.seconds(rows) for rows in (1, 2, 4, 6, 8, 16)] == pytest.approx([1, 2, 4, 4.5, 5, 10])
+    assert [costs.forward_s(rows) for rows in (1, 2, 4, 6, 8, 16)] == pytest.approx([1, 2, 4, 4.5, 5, 10])
     for _ in range(100):
-        costs.learn(4, 2.0)
-    assert costs.seconds(4) == pytest.approx(2.0, rel=0.01)
-    assert costs.seconds(8) == 5.0
+        costs.learn(4, 0, 2.0, 2.0)
+    assert costs.forward_s(4) == pytest.approx(2.0, rel=0.01)
+    assert costs.forward_s(8) == 5.0
 
 
-def test_runs_of_tokens_are_found_where_they_were_last() -> None:
-    lookup, said = Lookup(), [1, 2, 3, 9, 1, 2, 3, 7, 5, 1, 2, 3]
-    assert lookup.find(said, 3) == (7, 5, 1)
-    assert lookup.find([*said, 7], 2) == (5, 1)
-    assert lookup.find([*said, 7, 6, 6, 6], 2) == (6,), "a text may run into itself"
-    assert Lookup().find([1, 2, 3, 4], 3) == ()
-    assert Lookup().find([1], 3) == ()
+def test_what_surrounds_a_step_counts() -> None:
+    """Half a second and a tenth for each sequence; three tenths for each draft."""
+    costs = StepCosts({1: 1.0, 64: 1.0})
+    for _ in range(200):
+        for sequences in (1, 4, 16):
+            costs.learn(sequences, 0, 1.0, 1.5 + 0.1 * sequences)
+    assert costs.plain_s(8, 8) == pytest.approx(2.3, rel=0.02)
+    for _ in range(100):
+        costs.learn(4, 10, 1.0, 1.9 + 0.3 * (10 + ANY_DRAFT))
+    assert costs.drafts_s(4, 6) == pytest.approx(0.3 * (6 + ANY_DRAFT), rel=0.05)
+    costs.learn(8, 0, 1.0, 60.0)
+    costs.learn(4, 10, 1.0, 90.0)
+    assert costs.plain_s(8, 8) == pytest.approx(2.3, rel=0.02), "something else held these steps up"
+    assert costs.drafts_s(4, 6) == pytest.approx(0.3 * (6 + ANY_DRAFT), rel=0.05)
+
+
+def test_shares_are_learned_by_run_and_handed_on() -> None:
+    everyone = Acceptance(kept=0.995)
+    first = Acceptance(everyone)
+    for number in range(400):
+        first.learn(3, was_right=number % 10 == 0)
+        first.learn(12, was_right=True)
+    assert first.share(3) == pytest.approx(0.1, abs=0.08)
+    assert first.share(8) == first.share(30) > 0.97
+    assert Acceptance(everyone).share(3) == pytest.approx(everyone.share(3))
+    assert Acceptance(everyone).share(5) == Acceptance().share(5), "nothing was seen of it"
+
+
+def followed(*texts: list[int]) -> tuple[Lookup, list[tuple[int, bool]]]:
+    """A text that grows, and what was noted of what was expected."""
+    lookup, noted = Lookup(), list[tuple[int, bool]]()
+    for grown in texts:
+        lookup.follow(grown, lambda run, was_right: noted.append((run, was_right)))
+    return lookup, noted
+
+
+def test_a_text_is_followed_where_it_said_the_same() -> None:
+    said = [1, 2, 3, 9, 1, 2, 3, 7, 5, 1, 2, 3]
+    lookup, noted = followed(said)
+    assert (lookup.run, lookup.expected(said, 3)) == (3, (7, 5, 1)), "where it was said last"
+    assert not noted, "of a prompt nothing was expected"
+    right, wrong = [*said, 7, 5], [*said, 7, 6]
+    lookup, noted = followed(said, right)
+    assert noted == [(3, True), (4, True)]
+    assert (lookup.run, lookup.expected(right, 2)) == (5, (1, 2))
+    lookup, noted = followed(said, wrong)
+    assert noted == [(3, True), (4, False)]
+    assert (lookup.run, lookup.expected(wrong, 2)) == (0, ())
+
+
+def test_a_text_that_runs_into_itself_is_expected_to_go_on() -> None:
+    lookup, _ = followed([1, 2, 4, 5, 4, 5, 4, 5])
+    assert lookup.expected([1, 2, 4, 5, 4, 5, 4, 5], 5) == (4, 5, 4, 5, 4)
+    assert followed([1, 2, 3, 4])[0].run == 0
+    assert followed([1])[0].run == 0
+
+
+def test_a_long_prompt_is_indexed_bit_by_bit() -> None:
     long = list(range(50)) * 200
-    found = Lookup()
-    assert found.find(long, 2) in ((), (0, 1))
-    for _ in range(3):
-        last = found.find(long, 2)
-    assert last == (0, 1)
-    assert LONGEST >= 2
+    first, _ = followed(long)
+    assert first.run == 0
+    lookup, _ = followed(long, long, long)
+    assert (lookup.run, lookup.expected(long, 2)) == (LONGEST, (0, 1))
 
 
 def test_salts_keep_drafts_apart_too(make_drafting: MakeDrafting, decoder: Decoder) -> None:

@@ -27,33 +27,38 @@ class DraftModel:
         self.max_positions = plan.shape.max_positions
         self._executor, self._arena = make_executor(plan, arena, backend), arena
         self.round_s = 0.0  # seconds of one more token of every draft; 0: not measured yet
+        self.last_s = 0.0  # of the last drafts, all that had to be caught up with included
 
     def write(self, sequences: list[Sequence], lengths: list[int]) -> list[tuple[int, ...]]:
         """A draft of at most its length for each sequence, whose blocks hold as many tokens."""
-        self._catch_up(sequences)
+        begun_s = time.perf_counter()
+        missing = self._catch_up(sequences)
         drafts: list[list[int]] = [[] for _ in sequences]
         for number in range(max(lengths, default=0)):
-            begun_s = time.perf_counter()
             going = [index for index, length in enumerate(lengths) if length > number]
             pieces = [self._piece(sequences[index], drafts[index]) for index in going]
             for index, token in zip(going, self._next(pieces), strict=True):
                 drafts[index].append(token)
-            if number:  # the first reads what was known, too
-                self._note(time.perf_counter() - begun_s)
+        self.last_s = time.perf_counter() - begun_s
+        if lengths and missing <= len(sequences):  # as ever: where all of a draft was kept its end is missing
+            self._note(self.last_s / max(lengths))
         return [tuple(draft) for draft in drafts]
 
     def learn(self, sequence: Sequence, draft: tuple[int, ...], num_kept: int) -> None:
         """Keys of drafts that were kept stay; the last draft's were never computed. Before the tokens are appended."""
         self._book(sequence, sequence.num_known + min(num_kept, len(draft) - 1))
 
-    def _catch_up(self, sequences: list[Sequence]) -> None:
-        """Compute what the model itself has computed, as much at a time as the arena takes."""
+    def _catch_up(self, sequences: list[Sequence]) -> int:
+        """Compute what the model itself has computed, as much at a time as the arena takes; how many tokens."""
+        missing = 0
         for sequence in sequences:
+            missing += max(0, sequence.num_known - 1 - sequence.num_draft_computed)
             while (left := sequence.num_known - 1 - sequence.num_draft_computed) > 0:
                 first, count = sequence.num_draft_computed, min(left, self._arena.max_rows)
                 tokens = sequence.tokens[first : first + count]
                 self._executor(lay([Piece(tokens, first, sequence.blocks, (count - 1,))], self._arena.block_size))
                 self._book(sequence, first + count)
+        return missing
 
     def _book(self, sequence: Sequence, num_computed: int) -> None:
         """Keys are there for so many tokens; who finds the sequence's full blocks in the cache finds them, too."""

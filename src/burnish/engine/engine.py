@@ -135,12 +135,15 @@ class Engine:
         if not self.has_work:
             return []
         self._begin(SCHEDULE)
+        started_s = time.perf_counter()
         begun_s, schedule = self._clock(), self._schedule()
         logits = self._compute(schedule)
         scored = take_scores(schedule.chunks, logits)
         chosen = settle(sample(scored.rest, state_of(schedule.chunks)), schedule.chunks)
         self._num_steps += 1
         self._update(begun_s, schedule, scored.events, chosen)
+        if self._speculation is not None:
+            self._speculation.took(time.perf_counter() - started_s)
         return self._take_events()
 
     def load(self) -> Load:

@@ -1,31 +1,58 @@
 """Prompt lookup: what a text says next, it may have said before (Saxena 2023, "Prompt Lookup Decoding")."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 LONGEST, SHORTEST = 4, 2  # tokens that must have been seen before in the same order
 MOST_INDEXED = 4096  # tokens of a text that are indexed at once: a step must not wait for a long prompt
 
+Note = Callable[[int, bool], None]
+"""(tokens in a row that were as expected, whether the next was)"""
+
 
 class Lookup:
-    """The places of short runs of tokens in a growing text."""
+    """Runs along a growing text at the place where it said the same before.
+
+    What comes next there is expected to come next here. Whether it does is noted of every token, drafted or not.
+    """
 
     def __init__(self) -> None:
         self._next: dict[tuple[int, ...], int] = {}  # a run of tokens -> the position behind its last occurrence
-        self._indexed = 0  # tokens whose runs, ending there, are known
+        self._num_seen = 0
+        self._at = 0  # position of the token that is expected next; 0: none is
+        self.run = 0  # tokens before it that are the same here as there, as far as known; 0: nothing is expected
 
-    def find(self, tokens: Sequence[int], count: int) -> tuple[int, ...]:
-        """At most so many tokens that followed the longest run the text ends with, where it occurred last before."""
-        self._index(tokens)
-        for length in range(min(LONGEST, len(tokens) - 1), SHORTEST - 1, -1):
+    def follow(self, tokens: Sequence[int], note: Note) -> None:
+        """Look at what is new of the text."""
+        until = min(len(tokens), self._num_seen + MOST_INDEXED)
+        for position in range(self._num_seen, until):
+            if self.run:
+                self._compare(tokens, position, note)
+            for length in range(SHORTEST, min(LONGEST, position) + 1):
+                self._next[tuple(tokens[position - length : position])] = position
+        self._num_seen = until
+        if not self.run and until == len(tokens):
+            self._find(tokens)
+
+    def expected(self, tokens: Sequence[int], count: int) -> tuple[int, ...]:
+        """So many tokens that are expected next. Those beyond the text's own end are what it would say then."""
+        if not self.run:
+            return ()
+        period = len(tokens) - self._at
+        return tuple(tokens[self._at + step % period] for step in range(count))
+
+    def _compare(self, tokens: Sequence[int], position: int, note: Note) -> None:
+        is_right = tokens[self._at] == tokens[position]
+        note(self.run, is_right)
+        if is_right:
+            self._at += 1
+            self.run += 1
+        else:
+            self._at = self.run = 0
+
+    def _find(self, tokens: Sequence[int]) -> None:
+        """The last place before that the longest run the text ends with occurred at."""
+        for length in range(SHORTEST, min(LONGEST, len(tokens) - 1) + 1):
             at = self._next.get(tuple(tokens[-length:]))
-            if at is not None:
-                return tuple(tokens[at : at + count])
-        return ()
-
-    def _index(self, tokens: Sequence[int]) -> None:
-        """All runs that something follows."""
-        until = min(len(tokens), self._indexed + MOST_INDEXED)
-        for end in range(self._indexed, until - 1):
-            for length in range(SHORTEST, min(LONGEST, end + 1) + 1):
-                self._next[tuple(tokens[end + 1 - length : end + 1])] = end + 1
-        self._indexed = max(self._indexed, until - 1)
+            if at is None:  # nor does a longer one occur
+                return
+            self._at, self.run = at, length

@@ -42,8 +42,8 @@ class Chunk:
         return range(max(first, sequence.num_scored), min(last, sequence.num_to_score))
 
 
-Lengths = Callable[[list[Sequence], int, int], list[int]]
-"""(sequences that decode, rows of the step without drafts, rows that are left) -> drafts of each"""
+Lengths = Callable[[list[Sequence], int, int], dict[str, int]]
+"""(sequences that decode, rows of the step without drafts, rows that are left) -> drafts, by request"""
 
 
 class Schedule(NamedTuple):
@@ -103,8 +103,12 @@ class Scheduler:
         decodes = [chunk.sequence for chunk in chunks if chunk.sequence.num_pending == 1]
         rows = sum(chunk.num_tokens for chunk in chunks)
         spare = max(0, self.config.step_tokens - rows)
-        asked = dict(zip((id(one) for one in decodes), lengths(decodes, rows, spare), strict=True))
-        return [self._room(chunk, asked.get(id(chunk.sequence), 0)) for chunk in chunks]
+        asked = lengths(decodes, rows, spare)
+        return (
+            [self._room(chunk, asked.get(chunk.sequence.request.request_id, 0)) for chunk in chunks]
+            if asked
+            else chunks
+        )
 
     def _room(self, chunk: Chunk, wanted: int) -> Chunk:
         sequence = chunk.sequence

@@ -5,13 +5,15 @@ The model chooses every token as ever, each by the request's own random number: 
 first that does not ends the step. So an answer is the same with and without drafts, to the last bit, sampled ones as
 well: for a draft that is one token for certain, this is the rule of rejection and residual.
 
-How many drafts a sequence gets follows from how often its drafts were right and from what rows cost: as many as make
-tokens per second highest, none where none pay.
+How many drafts a sequence gets follows from how often what was expected came and from what whole steps take: as many as
+make tokens per second highest, none where none pay. What a text's own past expects costs nothing to judge, drafted or
+not; a model must write to be judged, so where its drafts do not pay it tries again ever more rarely, then never.
 """
 
 from collections.abc import Sequence as Items
 from typing import NamedTuple
 
+from burnish.engine.acceptance import BY_MODEL, Acceptance
 from burnish.engine.costs import StepCosts
 from burnish.engine.draft_model import DraftModel
 from burnish.engine.lookup import Lookup
@@ -21,10 +23,12 @@ from burnish.engine.sequence import Sequence
 
 MOST_DRAFTS = 8  # of a sequence in a step
 MOST_ROWS = 64  # of all drafts of a step
-PRIOR, PRIOR_WEIGHT = 0.6, 2.0  # share of drafts that are right before anything is known, and its weight in drafts
-FORGET = 0.9  # of what was learned, with each draft
-PROBE = 32  # steps without a draft after which one is tried again
-LOOKUP, MODEL = "lookup", "model"
+LEAST_CHANCE = 0.05  # of a draft to be kept: below it none is weighed
+WORTH = 1.02  # times as many tokens per second: less is within what costs are uncertain by
+PAUSE, PROBES = 32, 3  # steps without a draft of the model's before it tries again, twice as many each time; how often
+TRY_ANEW = 16  # requests of which one lets the model try, where it did not pay for those before
+FORGET = 0.8  # of whether the model paid for a request, with each later one
+SHARED_KEPT = 0.995
 
 
 class Drafted(NamedTuple):
@@ -33,34 +37,37 @@ class Drafted(NamedTuple):
     drafts: int = 0  # tokens that were drafted
     kept: tuple[int, ...] = ()  # how many drafts were right at their place: first, second, ...
     steps: int = 0  # steps with drafts
-    saved_s: float = 0.0  # what the tokens that were kept would have taken, less what drafts took, by measured costs
+    saved_s: float = 0.0  # what the tokens would have taken without drafts, by measured costs, less what they took
 
 
-class Rate:
-    """How often drafts are right, the latest counting most."""
+class Offer(NamedTuple):
+    """A draft that could be computed."""
 
-    def __init__(self) -> None:
-        self._right = self._tried = 0.0
-
-    def value(self, prior: float) -> float:
-        """The share, towards ``prior`` where little is known."""
-        return (self._right + PRIOR_WEIGHT * prior) / (self._tried + PRIOR_WEIGHT)
-
-    def learn(self, num_kept: int, num_drafted: int) -> None:
-        """So many drafts were right before one was wrong."""
-        self._right = FORGET * self._right + num_kept
-        self._tried = FORGET * self._tried + min(num_kept + 1, num_drafted)
+    chance: float  # of being kept
+    place: int  # behind so many drafts of its sequence
+    owner: int  # of the sequences
+    by_model: bool
 
 
 class _Text:
     """What is known of one sequence."""
 
-    def __init__(self) -> None:
-        self.lookup = Lookup()
-        self.found: tuple[int, ...] = ()  # for the step to come
-        self.source = LOOKUP
-        self.rates = {LOOKUP: Rate(), MODEL: Rate()}
-        self.num_idle = 0  # steps without a draft
+    def __init__(self, shared: Acceptance, *, model_may: bool) -> None:
+        self.lookup, self.acceptance = Lookup(), Acceptance(shared)
+        self.model_may = model_may  # write drafts
+        self.by_model = False  # the drafts of this step
+        self.num_idle, self.pause = 0, PAUSE  # steps since the model's last draft; so many until it tries again
+        self.model_paid = False
+
+
+class _Step(NamedTuple):
+    """A step with nothing but sequences that decode."""
+
+    sequences: int
+    drafts: int
+    kept: int
+    writing_s: float
+    forward_s: float
 
 
 class Speculation:
@@ -69,51 +76,82 @@ class Speculation:
     def __init__(self, costs: StepCosts, *, looks_up: bool, model: DraftModel | None) -> None:
         self._costs, self._looks_up, self._model = costs, looks_up, model
         self._texts: dict[str, _Text] = {}
-        self._rates = {LOOKUP: Rate(), MODEL: Rate()}  # of all requests: what a new one begins with
+        self._shared = {
+            drawn: Acceptance(kept=SHARED_KEPT) for drawn in (False, True)
+        }  # what a new request begins with
+        self._num_texts, self._model_worth = 0, 1.0
         self._kept = [0] * MOST_DRAFTS
         self._drafts = self._steps = 0
-        self._saved_s = 0.0
+        self._saved_s = self._writing_s = 0.0
+        self._step: _Step | None = None
 
     @property
     def counts(self) -> Drafted:
         """What came of it so far."""
         return Drafted(self._drafts, tuple(self._kept), self._steps, self._saved_s)
 
-    def lengths(self, sequences: list[Sequence], rows: int, spare: int) -> list[int]:
-        """How many drafts each sequence gets in a step that has so many rows anyway, and so many left."""
-        most = [self._most(sequence) for sequence in sequences]
-        rates = [self._rate(sequence) for sequence in sequences]
-        found = best_lengths(
-            [[rate ** (at + 1) for at in range(count)] for rate, count in zip(rates, most, strict=True)],
-            [self._text(sequence).source == MODEL for sequence in sequences],
-            self._costs,
-            rows,
-            min(spare, MOST_ROWS),
-            round_s=0.0 if self._model is None else self._model.round_s,
-        )
+    def lengths(self, sequences: list[Sequence], rows: int, spare: int) -> dict[str, int]:
+        """Drafts of each sequence that gets any, by request, in a step of so many rows anyway, and so many left."""
+        offers = list[Offer]()
+        for index, sequence in enumerate(sequences):
+            self._offer(sequence, index, offers)
+        found = [0] * len(sequences)
+        if offers and spare:
+            round_s = 0.0 if self._model is None else self._model.round_s
+            found = best_lengths(offers, self._costs, rows, len(sequences), most=min(spare, MOST_ROWS), round_s=round_s)
+        if self._model is not None:
+            self._probe(sequences, found, spare)
+        return {one.request.request_id: count for one, count in zip(sequences, found, strict=True) if count}
+
+    def _offer(self, sequence: Sequence, index: int, offers: list[Offer]) -> None:
+        """Every draft that there could be of a sequence."""
+        text, chance = self._text(sequence), 1.0
+        if self._looks_up:
+            text.lookup.follow(sequence.tokens, text.acceptance.learn)
+        run, most = text.lookup.run, MOST_DRAFTS
+        text.by_model = text.model_may and (not run or text.acceptance.share(run) < text.acceptance.share(BY_MODEL))
+        if text.by_model:
+            assert self._model is not None
+            most = min(most, self._model.max_positions - sequence.num_known)
+        elif not run:
+            return
+        for place in range(most):
+            chance *= text.acceptance.share(BY_MODEL if text.by_model else run + place)
+            if chance < LEAST_CHANCE:
+                return
+            offers.append(Offer(chance, place, index, text.by_model))
+
+    def _probe(self, sequences: list[Sequence], found: list[int], spare: int) -> None:
+        """Let the model try again where it has not for a while."""
         for index, sequence in enumerate(sequences):
             text = self._text(sequence)
-            text.num_idle = 0 if found[index] else text.num_idle + 1
-            if text.num_idle >= PROBE and most[index] and sum(found) < spare:
+            if not text.by_model:
+                continue
+            if found[index]:
+                text.model_paid, text.num_idle = True, 0
+                continue
+            text.num_idle += 1
+            if text.num_idle >= text.pause and sum(found) < spare:
                 found[index], text.num_idle = 1, 0
-        return found
 
     def write(self, schedule: Schedule) -> Schedule:
         """The schedule with drafts wherever there is room for them."""
         drafts: dict[int, tuple[int, ...]] = {}
         by_model = []
+        self._writing_s = 0.0
         for index, chunk in enumerate(schedule.chunks):
             if not chunk.room:
                 continue
             text = self._text(chunk.sequence)
-            if text.source == LOOKUP:
-                drafts[index] = text.found[: chunk.room]
-            else:
+            if text.by_model:
                 by_model.append(index)
+            else:
+                drafts[index] = text.lookup.expected(chunk.sequence.tokens, chunk.room)
         if by_model and self._model is not None:
             chosen = [schedule.chunks[index] for index in by_model]
             written = self._model.write([one.sequence for one in chosen], [one.room for one in chosen])
             drafts |= dict(zip(by_model, written, strict=True))
+            self._writing_s = self._model.last_s
         if not drafts:
             return schedule
         chunks = tuple(
@@ -122,75 +160,75 @@ class Speculation:
         )
         return Schedule(chunks, schedule.started)
 
-    def learn(self, chunks: Items[Chunk], kept: Items[int], seconds: float) -> None:
+    def learn(self, chunks: Items[Chunk], kept: Items[int], forward_s: float) -> None:
         """So many drafts of each chunk were kept, in a step whose forward pass took so long."""
-        rows = sum(chunk.num_tokens for chunk in chunks)
         drafted = sum(len(chunk.draft) for chunk in chunks)
-        if all(chunk.sequence.num_pending == 1 for chunk in chunks):
-            self._costs.learn(rows + drafted, seconds)
+        is_plain = all(chunk.num_tokens == 1 and chunk.sequence.num_pending == 1 for chunk in chunks)
+        self._step = _Step(len(chunks), drafted, sum(kept), self._writing_s, forward_s) if is_plain else None
         if not drafted:
             return
-        rounds = 0
-        for chunk, count in zip(chunks, kept, strict=True):
-            if not chunk.draft:
-                continue
-            text = self._text(chunk.sequence)
-            for rate in (text.rates[text.source], self._rates[text.source]):
-                rate.learn(count, len(chunk.draft))
-            for at in range(count):
-                self._kept[at] += 1
-            if text.source == MODEL and self._model is not None:
-                self._model.learn(chunk.sequence, chunk.draft, count)
-                rounds = max(rounds, len(chunk.draft))
         self._drafts += drafted
         self._steps += 1
-        alone = self._costs.seconds(rows)
-        extra = self._costs.seconds(rows + drafted) - alone + rounds * (self._model.round_s if self._model else 0.0)
-        self._saved_s += alone * sum(kept) / max(1, rows) - extra
+        for chunk, count in zip(chunks, kept, strict=True):
+            for at in range(count):
+                self._kept[at] += 1
+            text = self._text(chunk.sequence)
+            if chunk.draft and text.by_model and self._model is not None:
+                self._model.learn(chunk.sequence, chunk.draft, count)
+                self._judge_model(text, count, len(chunk.draft))
+
+    def _judge_model(self, text: _Text, num_kept: int, num_drafted: int) -> None:
+        for _ in range(num_kept):
+            text.acceptance.learn(BY_MODEL, True)
+        if num_kept < num_drafted:
+            text.acceptance.learn(BY_MODEL, False)
+        text.pause = 1 if num_kept else 2 * max(text.pause, PAUSE)
+        text.model_may = text.pause < PAUSE << PROBES
+
+    def took(self, seconds: float) -> None:
+        """The step that was learned from took so long, from its schedule to the last of its tokens."""
+        if self._step is None:
+            return
+        sequences, drafts, kept, writing_s, forward_s = self._step
+        if drafts:
+            self._saved_s += self._costs.plain_s(sequences, sequences) * (1 + kept / sequences) - seconds
+        self._costs.learn(sequences, drafts, forward_s, seconds - writing_s)
 
     def forget(self, request_id: str) -> None:
         """The request ended."""
-        self._texts.pop(request_id, None)
+        text = self._texts.pop(request_id, None)
+        if text is not None and self._model is not None:
+            self._model_worth = FORGET * self._model_worth + (1 - FORGET) * text.model_paid
 
     def _text(self, sequence: Sequence) -> _Text:
-        return self._texts.setdefault(sequence.request.request_id, _Text())
-
-    def _most(self, sequence: Sequence) -> int:
-        """Drafts that there can be: found in the text, else by the model."""
-        text = self._text(sequence)
-        text.found = text.lookup.find(sequence.tokens, MOST_DRAFTS) if self._looks_up else ()
-        text.source = LOOKUP if text.found or self._model is None else MODEL
-        if text.source == LOOKUP:
-            return len(text.found)
-        assert self._model is not None
-        return max(0, min(MOST_DRAFTS, self._model.max_positions - sequence.num_known))
-
-    def _rate(self, sequence: Sequence) -> float:
-        text = self._text(sequence)
-        return text.rates[text.source].value(self._rates[text.source].value(PRIOR))
+        text = self._texts.get(sequence.request.request_id)
+        if text is None:
+            self._num_texts += 1
+            may = self._model is not None and (self._model_worth > 1 / TRY_ANEW or self._num_texts % TRY_ANEW == 0)
+            text = _Text(self._shared[sequence.sampling.temperature > 0], model_may=may)
+            self._texts[sequence.request.request_id] = text
+        return text
 
 
 def best_lengths(
-    gains: list[list[float]], by_model: list[bool], costs: StepCosts, rows: int, spare: int, *, round_s: float
+    offers: list[Offer], costs: StepCosts, rows: int, sequences: int, *, most: int, round_s: float
 ) -> list[int]:
-    """How many drafts of each sequence make tokens per second highest.
+    """How many drafts of each sequence make tokens per second highest, ``most`` of all together.
 
-    ``gains``: chances that the first, second, ... draft of each is kept, falling; ``round_s``: what a model takes for
-    one more token of every draft it writes.
+    ``rows``: of the step without drafts. ``round_s``: what a model takes for one more token of every draft it writes.
     """
-    offers = [(gain, index, at) for index, own in enumerate(gains) for at, gain in enumerate(own)]
-    offers.sort(key=lambda offer: (-offer[0], offer[2]))
-    tokens, rounds = float(len(gains)), 0
-    best, taken = tokens / costs.seconds(rows), 0
-    for number, (gain, index, at) in enumerate(offers[:spare], 1):
-        tokens += gain
-        rounds = max(rounds, at + 1) if by_model[index] else rounds
-        rate = tokens / (costs.seconds(rows + number) + rounds * round_s)
+    offers.sort(key=lambda offer: (-offer.chance, offer.place))
+    tokens, rounds, plain_s = float(sequences), 0, costs.plain_s(rows, sequences)
+    best, taken = WORTH * tokens / plain_s, 0
+    for number, offer in enumerate(offers[:most], 1):
+        tokens += offer.chance
+        rounds = max(rounds, offer.place + 1) if offer.by_model else rounds
+        rate = tokens / (plain_s + costs.drafts_s(rows, number) + rounds * round_s)
         if rate > best:
             best, taken = rate, number
-    found = [0] * len(gains)
-    for _, index, at in offers[:taken]:
-        found[index] = max(found[index], at + 1)
+    found = [0] * sequences
+    for offer in offers[:taken]:
+        found[offer.owner] += 1
     return found
 
 
