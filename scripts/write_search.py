@@ -59,6 +59,7 @@ NAMED = (
     *(f"int4{method}-{group}" for group in ("g128", "g64", "g32") for method in METHODS),
     *("int4-rotate-gptq-g128", "int3-gptq-g32"),
 )
+TOGETHER = 16  # requests at a time, beside one
 HOURS = 6 * 3600.0  # no limit for what has to be made once
 
 HEAD = """# What searches choose, and what they could have chosen
@@ -88,6 +89,17 @@ shows.
 
 | recipe | loss | time | keeps |
 |---|---:|---:|---|
+"""
+
+TOGETHER_HEAD = """
+## One request at a time, and {together}
+
+The same recipes under both: the median time of a request and tokens per second of all of them over the model's own,
+{rounds} rounds in turn. What is best depends on both traffic and objective, which is why a search serves what it was
+told to expect.
+
+| recipe | time, one | time, {together} | tokens/s, one | tokens/s, {together} |
+|---|---:|---:|---:|---:|
 """
 
 
@@ -139,7 +151,8 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         passage = passage_of("builtin", read_corpus(asked.data / TEXT), QualityConfig(max_tokens=asked.max_tokens))
-        lab = _lab(asked.work or Path(name) / "work", passage, asked.data)
+        work = asked.work or Path(name) / "work"
+        lab = _lab(work, passage, asked.data)
         searched = [
             one
             for one in weights(has_data=True, is_compressed=False)
@@ -163,6 +176,9 @@ def main() -> None:
         judged = _once([own, *keeping, *(row.chosen for row in rows)])
         again = range(asked.rounds + 1, 2 * asked.rounds + 1)
         _serve(lab, judged, again)
+        crowded = _lab(work, passage, asked.data, concurrency=TOGETHER)
+        _share_made(work)
+        _serve(crowded, judged, again)
         head = HEAD.format(
             machine=this_machine().cpu,
             tokens=len(passage.tokens),
@@ -171,6 +187,7 @@ def main() -> None:
             block=BLOCK,
         )
         written = head + _choices(rows) + _verdict(rows) + _against(lab, passage, judged, again, rows)
+        written += _together(lab, crowded, judged, again)
     (DOCS / "search.md").write_text(written, encoding="utf-8")
     print(written)
 
@@ -192,7 +209,7 @@ def _once(candidates: Sequence[Candidate]) -> list[Candidate]:
     return list({one.name: one for one in candidates}.values())
 
 
-def _lab(folder: Path, passage: Passage, data: Path) -> ProcessLab:
+def _lab(folder: Path, passage: Passage, data: Path, *, concurrency: int = 1) -> ProcessLab:
     def compress(recipe: str, out: Path) -> Sequence[str]:
         words = [
             sys.executable,
@@ -209,19 +226,30 @@ def _lab(folder: Path, passage: Passage, data: Path) -> ProcessLab:
         return [*words, "--calibration", str(data / CALIBRATION)] if needs else words
 
     path = locate("builtin")
+    situation = situation_of(
+        Described(concurrency=concurrency), read_config(raw_config(path)).max_positions, temperature=1.0
+    ).situation
     bench = Bench(
         model=path,
         model_mb=model_bytes(path) / 1e6,
         text=data / TEXT,
         tokens=passage.tokens,
-        situation=situation_of(Described(), read_config(raw_config(path)).max_positions).situation,
+        situation=situation,
         config=EngineConfig(),
         compress=compress,
         tried_module=TRIED,
         price_per_hour=1.0,
         memory_bytes=free_bytes(),
     )
-    return ProcessLab(bench, folder, {"tokens": len(passage.tokens)}, time_limit_s=HOURS)
+    conditions = {"tokens": len(passage.tokens), "concurrency": concurrency}
+    return ProcessLab(bench, folder / str(concurrency), conditions, time_limit_s=HOURS)
+
+
+def _share_made(work: Path) -> None:
+    """Let what was made for one request at a time be served to many."""
+    shared = work / str(TOGETHER) / "made"
+    if not shared.exists():
+        shared.symlink_to((work / "1" / "made").resolve())
 
 
 def _searched(lab: ProcessLab, passage: Passage, candidates: Sequence[Candidate], allowed: float, seed: int) -> Row:
@@ -273,8 +301,7 @@ def _against(lab: ProcessLab, passage: Passage, judged: Sequence[Candidate], rou
     written = NAMED_HEAD.format(most=max(ALLOWED), rounds=len(rounds))
     for name in sorted(times, key=lambda name: times[name].value):
         keeps = ", ".join(f"{allowed:.0%}" for allowed in ALLOWED if _keeps(losses[name], allowed))
-        time = f"{times[name].value:.3f} ± {(times[name].high - times[name].low) / 2:.3f}"
-        written += f"| {name} | {_told(losses[name])} | {time} | {keeps} |\n"
+        written += f"| {name} | {_told(losses[name])} | {_times(times[name])} | {keeps} |\n"
     written += "\n"
     for allowed, name in sorted({(row.allowed, row.chosen.name) for row in rows}):
         chosen = next(one for one in judged if one.name == name)
@@ -285,10 +312,28 @@ def _against(lab: ProcessLab, passage: Passage, judged: Sequence[Candidate], rou
         fastest = min(ratios, key=lambda other: ratios[other].value)
         better = [other for other, found in ratios.items() if is_gain(found, OBJECTIVE)]
         told = f"shown to be faster: {', '.join(better)}" if better else "none is shown to be faster"
-        time = f"{ratios[fastest].value:.3f} ± {(ratios[fastest].high - ratios[fastest].low) / 2:.3f} of its time"
         written += f"- {allowed:.0%} allowed, `{name}` against the {len(others)} others that keep it: {told}; "
-        written += f"the fastest of them, `{fastest}`, takes {time}.\n"
+        written += f"the fastest of them, `{fastest}`, takes {_times(ratios[fastest])} of its time.\n"
     return written
+
+
+def _together(lab: ProcessLab, crowded: ProcessLab, judged: Sequence[Candidate], rounds: range) -> str:
+    """The same recipes for one request at a time and for many."""
+    written = TOGETHER_HEAD.format(together=TOGETHER, rounds=len(rounds))
+    objectives: tuple[Objective, ...] = ("latency", "throughput")
+    columns = [(one, objective) for objective in objectives for one in (lab, crowded)]
+    plain = [one for one in judged[1:] if one == Candidate(recipe=one.recipe)]
+    ratios = {one.name: [_ratio(each, one, judged[0], rounds, goal) for each, goal in columns] for one in plain}
+    for name in sorted(ratios, key=lambda name: ratios[name][0].value):
+        written += f"| {name} | {' | '.join(_times(found) for found in ratios[name])} |\n"
+    best = [min(ratios, key=lambda name: ratios[name][at].value) for at in (0, 1)]
+    best += [max(ratios, key=lambda name: ratios[name][at].value) for at in (2, 3)]
+    told = (f"`{name}`" for name in best)
+    return written + f"\nBest in each column: {', '.join(told)}.\n"
+
+
+def _times(found: Interval) -> str:
+    return f"{found.value:.3f} ± {(found.high - found.low) / 2:.3f}"
 
 
 def _keeps(loss: Interval, allowed: float) -> bool:
@@ -297,8 +342,13 @@ def _keeps(loss: Interval, allowed: float) -> bool:
 
 def _time(lab: ProcessLab, one: Candidate, other: Candidate, rounds: range) -> Interval:
     """The median time of a request over another's, in the same rounds."""
+    return _ratio(lab, one, other, rounds, OBJECTIVE)
+
+
+def _ratio(lab: ProcessLab, one: Candidate, other: Candidate, rounds: range, objective: Objective) -> Interval:
+    """What the objective looks at over another's, in the same rounds."""
     ours, theirs = ([lab.serve(each, number) for number in rounds] for each in (one, other))
-    return ratio(ours, theirs, FIGURE_OF[OBJECTIVE])
+    return ratio(ours, theirs, FIGURE_OF[objective])
 
 
 def _told(loss: Interval) -> str:
