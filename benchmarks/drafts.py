@@ -4,8 +4,8 @@
 
 Prompts are those of Spec-Bench, its first turns, and two of ours: stories the model goes on with, and texts that say
 the same again and again, as code and lists do. Timed is decoding: from the step in which the last of a batch has its
-first token to the end, without drafts, with lookup and with lookup and the built-in draft model in turn. Nothing else
-should run meanwhile.
+first token to the end, without drafts, with lookup and with lookup and the built-in draft model, in slices of time in
+turn. Nothing else should run meanwhile.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +36,7 @@ MT_BENCH = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", 
 PROMPT_TOKENS, OUTPUT_TOKENS = 512, 128
 BATCHES, TEMPERATURES = (1, 2, 4, 8, 16), (0.0, 0.7)
 PER_ROUND = 8  # requests at least
+SLICE_S = 0.01  # of steps of one engine before it is the next one's turn
 NONE, LOOKUP, BOTH = "none", "lookup", "lookup and model"
 CODE = "def add_{0}(first, second):\n    total = first + second\n    print(total)\n    return total\n\n"
 HEAD = """# What drafts do to decoding
@@ -114,44 +115,60 @@ def _tasks(questions: Path, tokenizer: Tokenizer) -> dict[str, list[tuple[int, .
 def _measured(
     engines: Mapping[str, Engine], prompts: Sequence[tuple[int, ...]], setting: Setting, rounds: int
 ) -> dict[str, list[float]]:
-    """Tokens per second of every round, the engines in turn; a first round is not counted."""
+    """Tokens per second of every round; a first round is not counted."""
     speeds: dict[str, list[float]] = {kind: [] for kind in engines}
-    kinds, drawn = list(engines), cycle(prompts)
+    drawn = cycle(prompts)
     for number in range(rounds + 1):
+        clocks = {kind: _Clock(engine) for kind, engine in engines.items()}
         chosen = list(islice(drawn, max(PER_ROUND, setting.batch)))
-        first = number % len(kinds)
-        for kind in kinds[first:] + kinds[:first]:
-            speed = _speed(engines[kind], chosen, setting)
+        for first in range(0, len(chosen), setting.batch):
+            _decode(list(clocks.values()), chosen[first : first + setting.batch], setting)
+        for kind, clock in clocks.items():
             if number:
-                speeds[kind].append(speed)
+                speeds[kind].append(clock.tokens / clock.seconds)
     return speeds
 
 
-def _speed(engine: Engine, prompts: Sequence[tuple[int, ...]], setting: Setting) -> float:
-    """Of batch after batch."""
-    tokens, seconds = 0, 0.0
-    for first in range(0, len(prompts), setting.batch):
-        for written, took_s in _decoding(engine, prompts[first : first + setting.batch], setting):
-            tokens += written
-            seconds += took_s
-    return tokens / seconds
+class _Clock:
+    """An engine, and the tokens and seconds of its steps in which nothing but decoding was done."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._waiting = engine, set[str]()
+        self.tokens, self.seconds = 0, 0.0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is left to write."""
+        return self._engine.has_work
+
+    def add(self, request: Request) -> None:
+        """Begin a request."""
+        self._waiting.add(request.request_id)
+        self._engine.add(request)
+
+    def run(self, seconds: float) -> None:
+        """Take steps for so long."""
+        until_s = time.perf_counter() + seconds
+        while self._engine.has_work and time.perf_counter() < until_s:
+            is_decoding, begun_s = not self._waiting, time.perf_counter()
+            events = self._engine.step()
+            took_s = time.perf_counter() - begun_s
+            written = [event for event in events if isinstance(event, TokenEvent)]
+            self._waiting -= {event.request_id for event in written}
+            if is_decoding:
+                self.tokens += sum(len(event.token_ids) for event in written)
+                self.seconds += took_s
 
 
-def _decoding(engine: Engine, prompts: Sequence[tuple[int, ...]], setting: Setting) -> Iterator[tuple[int, float]]:
-    """Tokens and seconds of every step behind the one in which the last request has its first token."""
-    waiting = set()
-    for number, prompt in enumerate(prompts):
-        sampling = Sampling(max_tokens=OUTPUT_TOKENS, temperature=setting.temperature, seed=number, ignore_eos=True)
-        waiting.add(str(number))
-        engine.add(Request(request_id=str(number), prompt=prompt, sampling=sampling))
-    while engine.has_work:
-        is_decoding, begun_s = not waiting, time.perf_counter()
-        events = engine.step()
-        took_s = time.perf_counter() - begun_s
-        written = [event for event in events if isinstance(event, TokenEvent)]
-        waiting -= {event.request_id for event in written}
-        if is_decoding:
-            yield sum(len(event.token_ids) for event in written), took_s
+def _decode(clocks: Sequence[_Clock], prompts: Sequence[tuple[int, ...]], setting: Setting) -> None:
+    """The same requests by every engine, in slices of time in turn, so that a slow moment meets them all."""
+    for clock in clocks:
+        for number, prompt in enumerate(prompts):
+            sampling = Sampling(max_tokens=OUTPUT_TOKENS, temperature=setting.temperature, seed=number, ignore_eos=True)
+            clock.add(Request(request_id=str(number), prompt=prompt, sampling=sampling))
+    while any(clock.is_busy for clock in clocks):
+        for clock in clocks:
+            clock.run(SLICE_S)
 
 
 def _table(kind: str, found: Mapping[str, Mapping[Setting, Interval]]) -> str:

@@ -207,23 +207,21 @@ def test_what_a_module_will_take_is_planned_and_refused_beforehand() -> None:
 
 
 TAKEN = """
-import resource, torch
+import torch
 from torch import nn
 from burnish.compress.memory import LIBRARIES
 from burnish.compress.module import compress_module
 from burnish.core.memory import own_bytes
+from burnish.measure.memory import peak_rss_bytes
 
 def network(width):
     return nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1))
 
-def peak():
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
 compress_module(network(8), "int8-gptq", torch.randn(32, 3, 16, 16))  # what libraries take when they are first used
 module, images = network(64), torch.randn(256, 3, 32, 32)
-held, before = own_bytes(), peak()
+held, before = own_bytes(), peak_rss_bytes()
 planned = compress_module(module, "int8-gptq", images).planned_bytes - held - LIBRARIES
-print(planned, peak() - before)
+print(planned, peak_rss_bytes() - before)
 """
 
 

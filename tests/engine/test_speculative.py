@@ -13,7 +13,7 @@ from burnish.engine.acceptance import Acceptance
 from burnish.engine.config import EngineConfig
 from burnish.engine.costs import ANY_DRAFT, StepCosts
 from burnish.engine.engine import Engine
-from burnish.engine.lookup import LONGEST, Lookup
+from burnish.engine.lookup import SAME, Lookup
 from burnish.engine.speculative import MOST_DRAFTS, Offer, best_lengths
 from burnish.models.decoder import Decoder
 from burnish.models.golden import golden_logits
@@ -259,14 +259,14 @@ def followed(*texts: list[int]) -> tuple[Lookup, list[tuple[int, bool]]]:
 def test_a_text_is_followed_where_it_said_the_same() -> None:
     said = [1, 2, 3, 9, 1, 2, 3, 7, 5, 1, 2, 3]
     lookup, noted = followed(said)
-    assert (lookup.run, lookup.expected(said, 3)) == (3, (7, 5, 1)), "where it was said last"
+    assert (lookup.run, lookup.expected(said, 3)) == (SAME, (7, 5, 1)), "where it was said last"
     assert not noted, "of a prompt nothing was expected"
     right, wrong = [*said, 7, 5], [*said, 7, 6]
     lookup, noted = followed(said, right)
-    assert noted == [(3, True), (4, True)]
-    assert (lookup.run, lookup.expected(right, 2)) == (5, (1, 2))
+    assert noted == [(SAME, True), (SAME + 1, True)]
+    assert (lookup.run, lookup.expected(right, 2)) == (SAME + 2, (1, 2))
     lookup, noted = followed(said, wrong)
-    assert noted == [(3, True), (4, False)]
+    assert noted == [(SAME, True), (SAME + 1, False)]
     assert (lookup.run, lookup.expected(wrong, 2)) == (0, ())
 
 
@@ -282,7 +282,7 @@ def test_a_long_prompt_is_indexed_bit_by_bit() -> None:
     first, _ = followed(long)
     assert first.run == 0
     lookup, _ = followed(long, long, long)
-    assert (lookup.run, lookup.expected(long, 2)) == (LONGEST, (0, 1))
+    assert (lookup.run, lookup.expected(long, 2)) == (SAME, (0, 1))
 
 
 def test_salts_keep_drafts_apart_too(make_drafting: MakeDrafting, decoder: Decoder) -> None:

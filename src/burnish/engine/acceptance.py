@@ -2,7 +2,7 @@
 
 LONG = 8  # tokens in a row: longer runs count as this long
 BY_MODEL = 0  # the run of what a model expects, which no text ran along with
-PRIORS = (0.6, 0.2, 0.2, 0.35, 0.5, 0.6, 0.7, 0.75, 0.85)  # by run, before anything is known
+PRIORS = (0.6, 0.2, 0.3, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9)  # by run, before anything is known
 PRIOR_WEIGHT = 4.0  # tokens
 
 

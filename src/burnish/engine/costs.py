@@ -8,12 +8,12 @@ import numpy as np
 from burnish.plan.executor import Executor
 from burnish.plan.ops import Arena, StepInputs
 
-ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+ROWS = (*range(1, 11), 12, 16, 24, 32, 48, 64)
 RUNS = 3
-FRESH = 0.1  # weight of a new measurement
+FRESH = 0.05  # of itself that a cost moves by at most with a new measurement: a step that was held up says little
 FASTEST_S = 1e-7  # of a clock that does not move
 REMEMBERED = 0.99  # of what surrounded earlier steps, with each step
-LATE = 4.0  # times what is usual: a step that something else held up says nothing
+LATE = 2.0  # times what is usual: a step that something else held up says nothing
 STEADY = 10  # steps after which it is known what is usual
 DRAFT_SHARE = 0.25  # of what surrounds a sequence, for each of its drafts, before it is measured
 ANY_DRAFT = 2  # drafts' worth of time that a step with any takes more
@@ -59,9 +59,7 @@ class StepCosts:
             self._around.learn(sequences, around_s)
             return
         each = max(0.0, around_s - self._around.value(sequences)) / (drafts + ANY_DRAFT)
-        usual = each if self._draft_s is None else self._draft_s
-        if each <= LATE * max(usual, FASTEST_S):
-            self._draft_s = usual + FRESH * (each - usual)
+        self._draft_s = _moved(self._around.value(1) * DRAFT_SHARE if self._draft_s is None else self._draft_s, each)
 
     def _learn_forward(self, rows: int, seconds: float) -> None:
         """The nearest measured number of rows takes note."""
@@ -69,7 +67,13 @@ class StepCosts:
             return
         at = min(bisect_left(self._rows, rows), len(self._rows) - 1)
         scaled = seconds * self._forward_s[at] / self.forward_s(rows)
-        self._forward_s[at] += FRESH * (scaled - self._forward_s[at])
+        self._forward_s[at] = _moved(self._forward_s[at], scaled)
+
+
+def _moved(known: float, new: float) -> float:
+    """A cost after one more measurement."""
+    most = FRESH * max(known, FASTEST_S)
+    return known + min(max(new - known, -most), most)
 
 
 class _Line:

@@ -256,7 +256,7 @@ class Engine:
         self._scheduler.remove(sequence)
         del self._sequences[sequence.request.request_id]
         if self._speculation is not None:
-            self._speculation.forget(sequence.request.request_id)
+            self._speculation.forget(sequence)
         request_id = sequence.request.request_id
         return FinishEvent(request_id=request_id, reason=reason, usage=sequence.usage, error=error)
 

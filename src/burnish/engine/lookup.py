@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-LONGEST, SHORTEST = 4, 2  # tokens that must have been seen before in the same order
+SAME = 2  # tokens that must have been seen before in the same order
 MOST_INDEXED = 4096  # tokens of a text that are indexed at once: a step must not wait for a long prompt
 
 Note = Callable[[int, bool], None]
@@ -16,7 +16,7 @@ class Lookup:
     """
 
     def __init__(self) -> None:
-        self._next: dict[tuple[int, ...], int] = {}  # a run of tokens -> the position behind its last occurrence
+        self._next: dict[tuple[int, int], int] = {}  # tokens -> the position behind their last occurrence
         self._num_seen = 0
         self._at = 0  # position of the token that is expected next; 0: none is
         self.run = 0  # tokens before it that are the same here as there, as far as known; 0: nothing is expected
@@ -27,11 +27,12 @@ class Lookup:
         for position in range(self._num_seen, until):
             if self.run:
                 self._compare(tokens, position, note)
-            for length in range(SHORTEST, min(LONGEST, position) + 1):
-                self._next[tuple(tokens[position - length : position])] = position
+            if position >= SAME:
+                self._next[tokens[position - 2], tokens[position - 1]] = position
         self._num_seen = until
-        if not self.run and until == len(tokens):
-            self._find(tokens)
+        if not self.run and until == len(tokens) > SAME:
+            self._at = self._next.get((tokens[-2], tokens[-1]), 0)
+            self.run = SAME if self._at else 0
 
     def expected(self, tokens: Sequence[int], count: int) -> tuple[int, ...]:
         """So many tokens that are expected next. Those beyond the text's own end are what it would say then."""
@@ -48,11 +49,3 @@ class Lookup:
             self.run += 1
         else:
             self._at = self.run = 0
-
-    def _find(self, tokens: Sequence[int]) -> None:
-        """The last place before that the longest run the text ends with occurred at."""
-        for length in range(SHORTEST, min(LONGEST, len(tokens) - 1) + 1):
-            at = self._next.get(tuple(tokens[-length:]))
-            if at is None:  # nor does a longer one occur
-                return
-            self._at, self.run = at, length

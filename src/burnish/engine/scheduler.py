@@ -100,8 +100,11 @@ class Scheduler:
 
     def _with_room(self, chunks: list[Chunk], lengths: Lengths) -> list[Chunk]:
         """The chunks, with blocks for drafts behind those that decode; nobody is preempted for a draft."""
-        decodes = [chunk.sequence for chunk in chunks if chunk.sequence.num_pending == 1]
-        rows = sum(chunk.num_tokens for chunk in chunks)
+        decodes, rows = list[Sequence](), 0
+        for chunk in chunks:
+            rows += chunk.num_tokens
+            if chunk.num_tokens == 1 and chunk.sequence.num_pending == 1:
+                decodes.append(chunk.sequence)
         spare = max(0, self.config.step_tokens - rows)
         asked = lengths(decodes, rows, spare)
         return (

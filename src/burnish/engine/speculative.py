@@ -23,12 +23,14 @@ from burnish.engine.sequence import Sequence
 
 MOST_DRAFTS = 8  # of a sequence in a step
 MOST_ROWS = 64  # of all drafts of a step
-LEAST_CHANCE = 0.05  # of a draft to be kept: below it none is weighed
+LEAST_CHANCE = 0.1  # of a draft to be kept: below it none is weighed
 WORTH = 1.02  # times as many tokens per second: less is within what costs are uncertain by
 PAUSE, PROBES = 32, 3  # steps without a draft of the model's before it tries again, twice as many each time; how often
 TRY_ANEW = 16  # requests of which one lets the model try, where it did not pay for those before
 FORGET = 0.8  # of whether the model paid for a request, with each later one
 SHARED_KEPT = 0.995
+LOOKS, MOST_REST = 4, 8  # times that a text is looked at before it is so a step more rarely; steps at most
+LEARNED = 8  # steps without drafts of which one's time is taken note of
 
 
 class Drafted(NamedTuple):
@@ -54,6 +56,8 @@ class _Text:
 
     def __init__(self, shared: Acceptance, *, model_may: bool) -> None:
         self.lookup, self.acceptance = Lookup(), Acceptance(shared)
+        self.due = 0  # the step in which it is looked at again
+        self.num_looks = 0  # since it last got drafts
         self.model_may = model_may  # write drafts
         self.by_model = False  # the drafts of this step
         self.num_idle, self.pause = 0, PAUSE  # steps since the model's last draft; so many until it tries again
@@ -75,7 +79,7 @@ class Speculation:
 
     def __init__(self, costs: StepCosts, *, looks_up: bool, model: DraftModel | None) -> None:
         self._costs, self._looks_up, self._model = costs, looks_up, model
-        self._texts: dict[str, _Text] = {}
+        self._texts: dict[Sequence, _Text] = {}
         self._shared = {
             drawn: Acceptance(kept=SHARED_KEPT) for drawn in (False, True)
         }  # what a new request begins with
@@ -83,6 +87,8 @@ class Speculation:
         self._kept = [0] * MOST_DRAFTS
         self._drafts = self._steps = 0
         self._saved_s = self._writing_s = 0.0
+        self._is_plain = self._is_drafted = False  # the step: nothing but decoding; with drafts
+        self._num_plain = self._number = 0  # of the step
         self._step: _Step | None = None
 
     @property
@@ -93,38 +99,54 @@ class Speculation:
     def lengths(self, sequences: list[Sequence], rows: int, spare: int) -> dict[str, int]:
         """Drafts of each sequence that gets any, by request, in a step of so many rows anyway, and so many left."""
         offers = list[Offer]()
-        for index, sequence in enumerate(sequences):
-            self._offer(sequence, index, offers)
+        self._number += 1
+        for owner, sequence in enumerate(sequences):
+            text = self._texts.get(sequence) or self._begin(sequence)
+            if text.due > self._number:
+                continue
+            if self._looks_up:
+                text.lookup.follow(sequence.tokens, text.acceptance.learn)
+            if text.lookup.run or text.model_may:
+                self._offer(sequence, text, owner, offers)
+            text.num_looks += 1
+            text.due = self._number + min(text.num_looks // LOOKS, MOST_REST)
+        self._is_plain = rows == len(sequences)
         found = [0] * len(sequences)
         if offers and spare:
-            round_s = 0.0 if self._model is None else self._model.round_s
-            found = best_lengths(offers, self._costs, rows, len(sequences), most=min(spare, MOST_ROWS), round_s=round_s)
+            round_s, most = 0.0 if self._model is None else self._model.round_s, min(spare, MOST_ROWS)
+            found = best_lengths(offers, self._costs, rows, len(sequences), most=most, round_s=round_s)
         if self._model is not None:
             self._probe(sequences, found, spare)
-        return {one.request.request_id: count for one, count in zip(sequences, found, strict=True) if count}
+        elif not offers:
+            return {}
+        given = {}
+        for sequence, count in zip(sequences, found, strict=True):
+            if count:
+                given[sequence.request.request_id] = count
+                text = self._texts[sequence]
+                text.num_looks = text.due = 0
+        return given
 
-    def _offer(self, sequence: Sequence, index: int, offers: list[Offer]) -> None:
+    def _offer(self, sequence: Sequence, text: _Text, owner: int, offers: list[Offer]) -> None:
         """Every draft that there could be of a sequence."""
-        text, chance = self._text(sequence), 1.0
-        if self._looks_up:
-            text.lookup.follow(sequence.tokens, text.acceptance.learn)
-        run, most = text.lookup.run, MOST_DRAFTS
-        text.by_model = text.model_may and (not run or text.acceptance.share(run) < text.acceptance.share(BY_MODEL))
+        run, most, chance = text.lookup.run, MOST_DRAFTS, 1.0
+        room = 0 if self._model is None else self._model.max_positions - sequence.num_known
+        may = text.model_may and room > 0
+        text.by_model = may and (not run or text.acceptance.share(run) < text.acceptance.share(BY_MODEL))
         if text.by_model:
-            assert self._model is not None
-            most = min(most, self._model.max_positions - sequence.num_known)
+            most = min(most, room)
         elif not run:
             return
         for place in range(most):
             chance *= text.acceptance.share(BY_MODEL if text.by_model else run + place)
             if chance < LEAST_CHANCE:
                 return
-            offers.append(Offer(chance, place, index, text.by_model))
+            offers.append(Offer(chance, place, owner, text.by_model))
 
     def _probe(self, sequences: list[Sequence], found: list[int], spare: int) -> None:
         """Let the model try again where it has not for a while."""
         for index, sequence in enumerate(sequences):
-            text = self._text(sequence)
+            text = self._texts[sequence]
             if not text.by_model:
                 continue
             if found[index]:
@@ -142,7 +164,7 @@ class Speculation:
         for index, chunk in enumerate(schedule.chunks):
             if not chunk.room:
                 continue
-            text = self._text(chunk.sequence)
+            text = self._texts[chunk.sequence]
             if text.by_model:
                 by_model.append(index)
             else:
@@ -152,6 +174,7 @@ class Speculation:
             written = self._model.write([one.sequence for one in chosen], [one.room for one in chosen])
             drafts |= dict(zip(by_model, written, strict=True))
             self._writing_s = self._model.last_s
+        self._is_drafted = bool(drafts)
         if not drafts:
             return schedule
         chunks = tuple(
@@ -162,18 +185,22 @@ class Speculation:
 
     def learn(self, chunks: Items[Chunk], kept: Items[int], forward_s: float) -> None:
         """So many drafts of each chunk were kept, in a step whose forward pass took so long."""
-        drafted = sum(len(chunk.draft) for chunk in chunks)
-        is_plain = all(chunk.num_tokens == 1 and chunk.sequence.num_pending == 1 for chunk in chunks)
-        self._step = _Step(len(chunks), drafted, sum(kept), self._writing_s, forward_s) if is_plain else None
+        drafted = sum(len(chunk.draft) for chunk in chunks) if self._is_drafted else 0
+        self._step = None
+        self._num_plain += self._is_plain
+        if self._is_plain and (drafted or self._num_plain % LEARNED == 0):
+            self._step = _Step(len(chunks), drafted, sum(kept), self._writing_s, forward_s)
         if not drafted:
             return
         self._drafts += drafted
         self._steps += 1
         for chunk, count in zip(chunks, kept, strict=True):
+            if not chunk.draft:
+                continue
             for at in range(count):
                 self._kept[at] += 1
-            text = self._text(chunk.sequence)
-            if chunk.draft and text.by_model and self._model is not None:
+            text = self._texts[chunk.sequence]
+            if text.by_model and self._model is not None:
                 self._model.learn(chunk.sequence, chunk.draft, count)
                 self._judge_model(text, count, len(chunk.draft))
 
@@ -194,19 +221,17 @@ class Speculation:
             self._saved_s += self._costs.plain_s(sequences, sequences) * (1 + kept / sequences) - seconds
         self._costs.learn(sequences, drafts, forward_s, seconds - writing_s)
 
-    def forget(self, request_id: str) -> None:
+    def forget(self, sequence: Sequence) -> None:
         """The request ended."""
-        text = self._texts.pop(request_id, None)
+        text = self._texts.pop(sequence, None)
         if text is not None and self._model is not None:
             self._model_worth = FORGET * self._model_worth + (1 - FORGET) * text.model_paid
 
-    def _text(self, sequence: Sequence) -> _Text:
-        text = self._texts.get(sequence.request.request_id)
-        if text is None:
-            self._num_texts += 1
-            may = self._model is not None and (self._model_worth > 1 / TRY_ANEW or self._num_texts % TRY_ANEW == 0)
-            text = _Text(self._shared[sequence.sampling.temperature > 0], model_may=may)
-            self._texts[sequence.request.request_id] = text
+    def _begin(self, sequence: Sequence) -> _Text:
+        self._num_texts += 1
+        may = self._model is not None and (self._model_worth > 1 / TRY_ANEW or self._num_texts % TRY_ANEW == 0)
+        text = _Text(self._shared[sequence.sampling.temperature > 0], model_may=may)
+        self._texts[sequence] = text
         return text
 
 
