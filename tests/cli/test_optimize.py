@@ -63,6 +63,10 @@ def test_limits_that_nothing_keeps_end_with_three(burnish: Run, tmp_path: Path) 
     assert "nothing keeps memory_mb<=1" in left.err
     assert "comes nearest" in left.err
     assert not (tmp_path / "best").exists()
+    figures = json.loads((tmp_path / "best.unfinished" / "report.json").read_text())
+    assert (figures["chosen"], figures["unmet"]) == (None, ["memory_mb<=1"])
+    assert "memory_mb" in (tmp_path / "best.unfinished" / "report.html").read_text()
+    assert "best.unfinished/report.html" in left.out.replace("\n", "")
 
 
 @pytest.mark.parametrize(
@@ -73,6 +77,8 @@ def test_limits_that_nothing_keeps_end_with_three(burnish: Run, tmp_path: Path) 
         (("--limit", "memory_mb<=1", "--limit", "memory_mb>=2"), "contradict each other"),
         (("--time-limit", "soon"), "time 'soon' is none. Write it as 20m, 90s or 1h"),
         (("--max-loss", "-1"), "--max-loss -1.0 is no share"),
+        (("--temperature", "-1"), "temperature"),
+        (("--draft", "nowhere"), "nowhere"),
         (("--objective", "cost"), "cost needs the price of a machine"),
         (("--memory", "much"), "memory 'much' is no size"),
         (("--objective", "cost", "--machine", "free", "--prices", "FREE"), "machine 'free' costs nothing"),

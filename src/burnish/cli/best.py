@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -34,8 +34,8 @@ from burnish.measure.quality.perplexity import Passage, QualityConfig
 from burnish.models.checkpoint import raw_config
 from burnish.models.families import read_config
 from burnish.models.locate import locate
-from burnish.optimize.candidates import fastest_first, is_own, weights
-from burnish.optimize.deliver import REPORT, deliver
+from burnish.optimize.candidates import Candidate, fastest_first, is_own, weights
+from burnish.optimize.deliver import PAGE, REPORT, deliver
 from burnish.optimize.lab import BLOCK, Bench, Half, ProcessLab
 from burnish.optimize.report import page, plain
 from burnish.optimize.search import Asked, Outcome, Search, Steps
@@ -83,23 +83,23 @@ def earlier(order: Order) -> dict[str, Any] | None:
     return report if is_same and (is_own(report["chosen"]) or is_whole(order.out)) else None
 
 
-def find_best(order: Order, *, quiet: bool, scene: Scene | None = None) -> dict[str, Any]:
+def find_best(order: Order, *, quiet: bool, predicted: Mapping[str, float] | None = None) -> dict[str, Any]:
     """Search, and write ``order.out`` when something keeps the limits; the report.
 
-    ``scene``: of the situation, where it was looked at already; it tells which recipes promise most. Raises
+    ``predicted``: times of recipes over the model's own, where the situation was looked at already. Raises
     ``BadSettings`` for a text that is too short, and what measuring the model itself raises.
     """
     begun_s, path = time.monotonic(), locate(order.model)
     passage = _passage(order.model, order.text, order.max_tokens)
     conditions = _conditions(order, path, passage)
-    work = order.out.with_name(f"{order.out.name}.unfinished")
-    is_compressed = raw_config(path).get("quantization_config") is not None
-    candidates = weights(has_data=order.calibration is not None, is_compressed=is_compressed)
-    predicted = foreseen(scene or looked_at(order, path), candidates)
+    work = unfinished(order.out)
+    candidates = _candidates(order, path)
+    if predicted is None:
+        predicted = predictions(order, path, looked_at(order, path))
     left_s = order.time_limit_s - DELIVERY_S - (time.monotonic() - begun_s)
     lab = ProcessLab(_bench(order, path, passage), work, conditions, time_limit_s=left_s)
     halves = (Half(passage, seed=order.seed, is_first=True), Half(passage, seed=order.seed, is_first=False))
-    known = [] if is_compressed or order.calibration is None else shapes(read_config(raw_config(path)))
+    known = shapes(read_config(raw_config(path))) if candidates and order.calibration is not None else []
     try:
         search = Search(lab, order.asked, halves, partial(_tell, lab, quiet))
         found = search.run(fastest_first(candidates, predicted), known, predicted)
@@ -113,7 +113,15 @@ def find_best(order: Order, *, quiet: bool, scene: Scene | None = None) -> dict[
     if found.chosen is not None:
         _deliver(order, found, lab, report)
         shutil.rmtree(work)
+    else:  # figures stay, for a search that allows more
+        (work / REPORT).write_text(_written(report), encoding="utf-8")
+        (work / PAGE).write_text(page(report), encoding="utf-8")
     return report
+
+
+def unfinished(out: Path) -> Path:
+    """Where what is found for a folder lies until something is chosen."""
+    return out.with_name(f"{out.name}.unfinished")
 
 
 def check_text(order: Order) -> None:
@@ -126,6 +134,17 @@ def looked_at(order: Order, model: Path, *, again: bool = False) -> Scene | None
     return None if native() is None else look(open_plan(model), order.config, order.fitted.situation, again=again)
 
 
+def predictions(order: Order, model: Path, scene: Scene | None) -> Mapping[str, float]:
+    """Times of recipes over the model's own; of none without a scene."""
+    return foreseen(scene, _candidates(order, model))
+
+
+def _candidates(order: Order, model: Path) -> list[Candidate]:
+    """None for a model that is compressed already: it is only served otherwise."""
+    is_compressed = raw_config(model).get("quantization_config") is not None
+    return weights(has_data=order.calibration is not None, is_compressed=is_compressed)
+
+
 def _deliver(order: Order, found: Outcome, lab: ProcessLab, report: dict[str, Any]) -> None:
     chosen = next(one for one in found.tried if one.name == found.chosen)
     is_left_out = chosen.candidate.recipe is None and not order.copies_parent
@@ -135,7 +154,7 @@ def _deliver(order: Order, found: Outcome, lab: ProcessLab, report: dict[str, An
         None if is_left_out else lab.path(chosen.candidate),
         order.out,
         config=order.config,
-        report=json_format.dumps(report, indent=1) + "\n",
+        report=_written(report),
         page=page(report),
         seed=order.seed,
         data_sha256=_text_hash(order.text),
@@ -194,6 +213,10 @@ def _conditions(order: Order, path: Path, passage: Passage) -> dict[str, Any]:
         "engine": ", ".join(f"{name} {value}" for name, value in asdict(order.config).items() if value is not None),
         "seed": order.seed,
     }
+
+
+def _written(report: dict[str, Any]) -> str:
+    return json_format.dumps(report, indent=1) + "\n"
 
 
 def _text_hash(text: Path) -> str:

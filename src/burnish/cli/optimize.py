@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from burnish.cli.best import Order, file_hash, find_best
+from burnish.cli.best import Order, file_hash, find_best, unfinished
 from burnish.cli.options import SettingsFile, Temperature, Threads, TriedDrafts, drafting, server_settings
 from burnish.cli.output import AsJson, Model, err, print_json
 from burnish.cli.output import out as screen
@@ -24,6 +24,7 @@ from burnish.models.checkpoint import raw_config
 from burnish.models.families import read_config
 from burnish.models.locate import held_out_text, locate, rooted
 from burnish.optimize.candidates import Drafting
+from burnish.optimize.deliver import PAGE
 from burnish.optimize.search import Asked
 from burnish.optimize.weigh import FIGURE_OF, NAMES, Objective
 from burnish.registry.artifact import refuse_used
@@ -158,7 +159,9 @@ def _price(machine: str | None, prices: Path | None, objective: Objective, limit
 def _show(report: dict[str, Any], out: Path) -> None:
     screen.print(report_table(report))
     screen.print(escape(f"{report['reason']}."), highlight=False)
-    if report["chosen"] is not None:
+    if report["chosen"] is None:
+        screen.print(escape(f"All figures: {unfinished(out) / PAGE}"), highlight=False, soft_wrap=True)
+    else:
         told = f"Wrote {out} with report.html. Serve it: burnish serve {out} --settings {out / 'engine.toml'}"
         screen.print(escape(told), highlight=False, soft_wrap=True)
 

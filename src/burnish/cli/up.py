@@ -5,6 +5,7 @@ import shutil
 import sys
 import time
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from json import dumps, loads
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.markup import escape
 
-from burnish.cli.best import Order, check_text, earlier, find_best, looked_at
+from burnish.cli.best import Order, check_text, earlier, find_best, looked_at, predictions
 from burnish.cli.optimize import parse_objective, parse_seconds, report_table, tried_drafts
 from burnish.cli.options import ApiKeys, Host, Port, SettingsFile, Temperature, Threads, TriedDrafts, server_settings
 from burnish.cli.output import AsJson, Model, as_plain, err, out, print_json, progress
@@ -120,12 +121,11 @@ def find(order: Order, model: Path, *, again: bool, quiet: bool) -> Found:
         begun_s = time.monotonic()
         check_text(order)
         with progress("Diagnosing", quiet=quiet):
-            scene = looked_at(order, model, again=again)
+            findings, predicted = _look(order, model, again=again)
         left_s = max(1.0, order.time_limit_s - (time.monotonic() - begun_s))
         fresh = replace(order, out=order.out.with_name(f"{BEST}.new"), time_limit_s=left_s)
         shutil.rmtree(fresh.out, ignore_errors=True)
-        report = find_best(fresh, quiet=quiet, scene=scene)
-        findings = [] if scene is None else [as_plain(one) for one in diagnose(scene).findings if one.gain > 0]
+        report = find_best(fresh, quiet=quiet, predicted=predicted)
         (fresh.out / FINDINGS).write_text(dumps(findings), encoding="utf-8")
         shutil.rmtree(order.out, ignore_errors=True)
         fresh.out.replace(order.out)
@@ -134,6 +134,16 @@ def find(order: Order, model: Path, *, again: bool, quiet: bool) -> Found:
         err.print("[dim]Figures of an earlier search on this machine; --again searches anew.[/]")
     served = model if is_own(report["chosen"]) else order.out
     return Found(report=report, findings=findings, folder=order.out, served=served)
+
+
+def _look(order: Order, model: Path, *, again: bool) -> tuple[list[dict[str, Any]], Mapping[str, float]]:
+    """What bounds the model, and what recipes would do to its times.
+
+    The model is closed again behind it: its memory is needed for the search.
+    """
+    scene = looked_at(order, model, again=again)
+    findings = [] if scene is None else [as_plain(one) for one in diagnose(scene).findings if one.gain > 0]
+    return findings, predictions(order, model, scene)
 
 
 def _tell(found: Found, *, json: bool) -> None:
