@@ -4,14 +4,16 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import httpx
 import pytest
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, BadRequestError, OpenAI
+from pydantic import BaseModel, ConfigDict, Field
 
 from tests.e2e.processes import PATIENCE_S, Running, burnish, children, maps, until
 from tests.service.conformance import HELLO, Conformance, check_conservation, client, metrics, model, wait_until_free
@@ -43,6 +45,60 @@ def test_only_the_engine_has_kernels_and_nobody_keeps_torch(server: Running) -> 
     """The first start lowers the model with torch; an engine started after that never loads it."""
     assert not maps(server.process.pid, "libtorch")
     assert [maps(pid, "_native") for pid in children(server.process.pid)].count(True) == 1
+
+
+class Pet(BaseModel):
+    """What an answer is asked to be."""
+
+    model_config = ConfigDict(extra="forbid")
+    kind: Literal["cat", "dog"]
+    age: Annotated[int, Field(ge=0, le=40)]
+    toys: Annotated[list[Literal["ball", "bone"]], Field(max_length=2)]
+
+
+def test_answers_are_parsed_by_the_official_client(client: OpenAI) -> None:
+    """A model of random weights, at a high temperature."""
+    answer = client.chat.completions.parse(
+        model="tiny", messages=HELLO, response_format=Pet, n=4, seed=3, temperature=1.5, max_completion_tokens=400
+    )
+    assert all(choice.message.parsed is not None for choice in answer.choices)
+    assert {choice.finish_reason for choice in answer.choices} == {"stop"}
+    with client.chat.completions.stream(
+        model="tiny", messages=HELLO, response_format=Pet, seed=3, temperature=1.5, max_completion_tokens=400
+    ) as stream:
+        assert stream.get_final_completion().choices[0].message.parsed == answer.choices[0].message.parsed
+
+
+@pytest.mark.parametrize(
+    ("asked", "pattern"),
+    [
+        ({"regex": "[a-c]{3}-[0-9]{1,9}!"}, "[a-c]{3}-[0-9]{1,9}!"),
+        ({"choice": ["yes", "no"]}, "yes|no"),
+        ({"grammar": 'start: "x"~2..4 "y"'}, "x{2,4}y"),
+        ({"json": {"const": 7}}, "7"),
+        ({"json": True}, r"(?s).*"),
+    ],
+    ids=str,
+)
+def test_other_forms(client: OpenAI, asked: dict[str, Any], pattern: str) -> None:
+    words: dict[str, Any] = {"model": "tiny", "max_tokens": 60, "extra_body": {"structured_outputs": asked}}
+    plain = client.completions.create(prompt="Say", **words).choices[0]
+    chat = client.chat.completions.create(messages=HELLO, **words).choices[0]
+    for text in (plain.text, chat.message.content or ""):
+        assert re.fullmatch(pattern, text)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_schema_that_is_none_is_a_bad_request(client: OpenAI, streamed: bool) -> None:
+    schema: Any = {"name": "x", "schema": {"type": "objet"}}
+    with pytest.raises(BadRequestError, match="objet") as caught:
+        client.chat.completions.create(
+            model="tiny",
+            messages=HELLO,
+            response_format={"type": "json_schema", "json_schema": schema},
+            stream=streamed,
+        )
+    assert (caught.value.code, caught.value.param) == ("bad_grammar", "response_format")
 
 
 def test_the_page_and_the_metrics_are_there(base_url: str) -> None:

@@ -26,7 +26,22 @@ _RANGES: dict[str, tuple[float, float]] = {
     "logprobs": (0, math.inf),
     "prompt_logprobs": (0, math.inf),
 }
+MAX_GRAMMAR = 2**18  # characters
 _INTEGERS = ("max_tokens", "top_k", "n", "logprobs", "prompt_logprobs", "seed")
+
+
+GrammarKind = Literal["json_schema", "regex", "choice", "lark"]
+
+
+class Grammar(NamedTuple):
+    """What a whole answer must look like.
+
+    ``text``: a JSON schema; a regular expression; a JSON list of the texts to choose from; a grammar in llguidance's
+    dialect of Lark.
+    """
+
+    kind: GrammarKind
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +72,7 @@ class Sampling:
     n: int = 1
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    grammar: Grammar | None = None  # None: any text
 
     @property
     def is_penalized(self) -> bool:
@@ -75,6 +91,9 @@ class Sampling:
             raise BadRequest("top_p = 0 leaves nothing to choose from", remedy="Use a value above 0", param="top_p")
         if "" in self.stop:
             raise BadRequest("an empty stop string stops everything", remedy="Remove it", param="stop")
+        if self.grammar is not None and len(self.grammar.text) > MAX_GRAMMAR:
+            told = f"a grammar of {len(self.grammar.text):,} characters is too long"
+            raise BadRequest(told, remedy=f"Use at most {MAX_GRAMMAR:,}", param="response_format")
         for token_id, bias in self.logit_bias:
             if not -100 <= bias <= 100:
                 raise BadRequest(
@@ -178,7 +197,8 @@ class FinishEvent:
     request_id: str
     reason: FinishReason
     usage: Usage
-    error: str | None = None  # with reason "error": one line; the request may be sent again
+    error: str | None = None  # with reason "error": one line
+    is_refused: bool = False  # whether the request itself is what is wrong; else it may be sent again
 
 
 Event = StartEvent | PromptEvent | TokenEvent | FinishEvent

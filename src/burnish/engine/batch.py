@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from burnish.engine.guide import Asked
 from burnish.engine.sampling import BatchState, Row
 from burnish.engine.scheduler import Chunk
 from burnish.plan.ops import StepInputs
@@ -64,6 +65,26 @@ def lay(pieces: Iterable[Piece], block_size: int) -> StepInputs:
 def state_of(chunks: Items[Chunk]) -> BatchState:
     """What is chosen by, for every row of a chunk's end: where drafts stand, these are taken for right."""
     return tuple(_row(chunk, ahead) for chunk in chunks if chunk.is_last for ahead in range(1 + len(chunk.draft)))
+
+
+class Guided(NamedTuple):
+    """A sequence whose answer follows a grammar, and the rows of ``state_of`` that are its own."""
+
+    asked: Asked
+    rows: range
+
+
+def guided_rows(chunks: Items[Chunk]) -> list[Guided]:
+    """Of all that choose a token."""
+    found, first = list[Guided](), 0
+    for chunk in chunks:
+        if not chunk.is_last:
+            continue
+        rows = range(first, first + 1 + len(chunk.draft))
+        if chunk.sequence.guide is not None:
+            found.append(Guided(Asked(chunk.sequence.guide, chunk.draft), rows))
+        first = rows.stop
+    return found
 
 
 def _row(chunk: Chunk, ahead: int) -> Row:

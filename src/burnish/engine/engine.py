@@ -3,20 +3,22 @@
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, wait
 from typing import TYPE_CHECKING, Protocol, Union
 
 from burnish.core.admission import Limits, admit
-from burnish.core.errors import BadRequest, Overloaded
+from burnish.core.errors import BadRequest, BurnishError, Overloaded
 from burnish.core.profile import BATCH, FORWARD, SAMPLE, SCHEDULE, UPDATE
 from burnish.core.types import Event, FinishEvent, FinishReason, Load, PromptEvent, Request, StartEvent, TokenEvent
-from burnish.engine.batch import make_batch, state_of
+from burnish.engine.batch import guided_rows, make_batch, state_of
 from burnish.engine.blocks import BlockPool
 from burnish.engine.config import EngineConfig, arena, resolve
 from burnish.engine.costs import measure_costs
 from burnish.engine.draft_model import DraftModel
+from burnish.engine.guide import Compiling, Guides, Spelling
 from burnish.engine.prefix import PrefixCache
 from burnish.engine.recorder import Recorder, card_ranges
-from burnish.engine.sampling import Chosen, sample
+from burnish.engine.sampling import BatchState, Chosen, sample
 from burnish.engine.scheduler import Schedule, Scheduler
 from burnish.engine.scoring import take_scores
 from burnish.engine.sequence import Sequence
@@ -33,16 +35,12 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "Model", "Plan", "Vocabulary", "plan_of"]
 
 Model = Union[Plan, "Decoder"]
+COMPILED_S = 0.01  # that a step waits for a grammar where nothing else is to be done
 PROMPT_TAIL = 8  # tokens: more than one character, so that output may begin in the middle of one
 
 
-class Vocabulary(Pieces, Protocol):
+class Vocabulary(Pieces, Spelling, Protocol):
     """A tokenizer that knows which tokens end a generation."""
-
-    @property
-    def eos_token_ids(self) -> frozenset[int]:
-        """Tokens that end a generation."""
-        ...
 
 
 class Engine:
@@ -75,11 +73,13 @@ class Engine:
         self._forward = make_executor(plan, arena(self.config), self.config.backend)
         self._vocabulary, self._clock = vocabulary, clock
         self._eos = vocabulary.eos_token_ids if vocabulary else frozenset[int]()
+        self._guides = None if vocabulary is None else Guides(vocabulary, plan.shape.vocab_size)
+        self._compiling: dict[Sequence, Compiling] = {}  # sequences that wait for their grammar
         self._sequences: dict[str, Sequence] = {}
         self._outbox: list[Event] = []  # survives a step that raises half-way
         self._num_steps = 0
         self.forward_s = 0.0  # seconds inside the executor: the rest of a step is Python's
-        self._step_s = 0.0  # of the last step
+        self._started_s = self._step_s = 0.0  # when the step began; of the last one's forward pass
         self._speculation = self._speculate(plan, draft)
         self._operations = operation_names(plan)
         self._recorder: Recorder | None = None
@@ -108,7 +108,7 @@ class Engine:
         Raises ``BadRequest`` when it can never fit, ``Overloaded`` when too many wait already.
         """
         max_output = admit(request, self.limits)
-        if len(self._scheduler.waiting) >= self.config.max_waiting:
+        if len(self._scheduler.waiting) + len(self._compiling) >= self.config.max_waiting:
             raise Overloaded(f"{self.config.max_waiting} requests are waiting", remedy="Send the request again later")
         if request.request_id in self._sequences:
             raise BadRequest(f"request id {request.request_id!r} is in use", remedy="Choose another")
@@ -116,8 +116,19 @@ class Engine:
         stream = TextStream(self._vocabulary, tail) if self._vocabulary else NoText()
         text = OutputText(stream, request.sampling.stop)
         sequence = Sequence(request, max_output=max_output, arrival_s=self._clock(), text=text)
+        compiling = self._compile(request)
         self._sequences[request.request_id] = sequence
-        self._scheduler.add(sequence)
+        if compiling is None:
+            self._scheduler.add(sequence)
+        else:
+            self._compiling[sequence] = compiling
+
+    def _compile(self, request: Request) -> Compiling | None:
+        if request.sampling.grammar is None:
+            return None
+        if self._guides is None:
+            raise BadRequest("the model has no tokenizer to follow a grammar with", remedy="Ask for any text")
+        return self._guides.begin(request.sampling.grammar)
 
     def abort(self, request_id: str) -> list[Event]:
         """Stop a request and free its blocks at once; an unknown id is one that has finished already."""
@@ -132,19 +143,46 @@ class Engine:
 
     def step(self) -> list[Event]:
         """Compute one batch: schedule, forward, update."""
-        if not self.has_work:
-            return []
+        if not self.has_work or not self._take_compiled():
+            return self._take_events()
         self._begin(SCHEDULE)
-        started_s = time.perf_counter()
         begun_s, schedule = self._clock(), self._schedule()
         logits = self._compute(schedule)
         scored = take_scores(schedule.chunks, logits)
-        chosen = settle(sample(scored.rest, state_of(schedule.chunks)), schedule.chunks)
+        chosen = settle(sample(scored.rest, self._state(schedule)), schedule.chunks)
         self._num_steps += 1
         self._update(begun_s, schedule, scored.events, chosen)
-        if self._speculation is not None:
-            self._speculation.took(time.perf_counter() - started_s)
         return self._take_events()
+
+    def _take_compiled(self) -> bool:
+        """Queue whoever's grammar is ready, end whoever's is none. Whether there is something to compute."""
+        if not self._compiling:
+            return True
+        idle = len(self._compiling) == len(self._sequences)
+        if idle:
+            wait([one.future for one in self._compiling.values()], timeout=COMPILED_S, return_when=FIRST_COMPLETED)
+        for sequence, compiling in list(self._compiling.items()):
+            if not compiling.is_over:
+                continue
+            try:
+                sequence.guide = compiling.guide()
+            except BurnishError as error:
+                self._outbox.append(self._finish(sequence, "error", str(error), is_refused=True))
+                continue
+            del self._compiling[sequence]
+            self._scheduler.add(sequence)
+        return len(self._compiling) < len(self._sequences)
+
+    def _state(self, schedule: Schedule) -> BatchState:
+        """What tokens are chosen by; where there is a grammar, among those it allows."""
+        state, guided = state_of(schedule.chunks), guided_rows(schedule.chunks)
+        if not guided:
+            return state
+        assert self._guides is not None
+        rows, changed = [row for one in guided for row in one.rows], list(state)
+        for row, allowed in zip(rows, self._guides.allowed([one.asked for one in guided]), strict=True):
+            changed[row] = changed[row]._replace(allowed=allowed)
+        return tuple(changed)
 
     def load(self) -> Load:
         """Counts for the outside."""
@@ -167,6 +205,7 @@ class Engine:
 
     def _schedule(self) -> Schedule:
         """The next step, with drafts where they pay."""
+        self._started_s = time.perf_counter()
         if self._speculation is None:
             return self._scheduler.schedule()
         return self._speculation.write(self._scheduler.schedule(self._speculation.lengths))
@@ -205,6 +244,8 @@ class Engine:
             for choice in own:
                 if chunk.sequence.request.request_id in self._sequences:
                     self._append(chunk.sequence, choice)
+        if self._speculation is not None:
+            self._speculation.took(time.perf_counter() - self._started_s)
         if self._recorder is not None:
             chunks = zip(schedule.chunks, chosen, strict=True)
             written = [len(own) if chunk.sequence.max_output else 0 for chunk, own in chunks]
@@ -221,6 +262,12 @@ class Engine:
         sequence.tokens.append(choice.token_id)
         sequence.use_up(1)
         is_end = self._ends(sequence, choice.token_id)
+        if sequence.guide is not None and not is_end:
+            sequence.guide.take(choice.token_id)
+            if sequence.guide.error is not None:
+                told = f"the grammar cannot be followed: {sequence.guide.error}"
+                self._outbox.append(self._finish(sequence, "error", told, is_refused=True))
+                return
         text = "" if is_end else sequence.text.push(choice.token_id)
         reason = self._reason(sequence, is_end)
         if reason is not None and not sequence.text.stopped:
@@ -245,20 +292,25 @@ class Engine:
         return token_id in sampling.stop_token_ids or (token_id in self._eos and not sampling.ignore_eos)
 
     def _reason(self, sequence: Sequence, is_end: bool) -> FinishReason | None:
-        if is_end or sequence.text.stopped:
+        if is_end or sequence.text.stopped or (sequence.guide is not None and sequence.guide.is_complete):
             return "stop"
         return "length" if sequence.num_output == sequence.max_output else None
 
     def _no_numbers(self, sequence: Sequence) -> FinishEvent:
         return self._finish(sequence, "error", "the model's logits are not numbers")
 
-    def _finish(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> FinishEvent:
-        self._scheduler.remove(sequence)
+    def _finish(
+        self, sequence: Sequence, reason: FinishReason, error: str | None = None, *, is_refused: bool = False
+    ) -> FinishEvent:
+        if self._compiling.pop(sequence, None) is None:
+            self._scheduler.remove(sequence)
         del self._sequences[sequence.request.request_id]
         if self._speculation is not None:
             self._speculation.forget(sequence)
         request_id = sequence.request.request_id
-        return FinishEvent(request_id=request_id, reason=reason, usage=sequence.usage, error=error)
+        return FinishEvent(
+            request_id=request_id, reason=reason, usage=sequence.usage, error=error, is_refused=is_refused
+        )
 
 
 def plan_of(model: Model) -> Plan:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from burnish.core.types import Alternative, Sampling, TokenLogprobs
 from burnish.kernels import sampling as kernels
@@ -20,6 +21,7 @@ class Row(NamedTuple):
     prompt: tuple[int, ...]
     output: list[int]  # empty where no penalty asks for it
     uniform: float  # this token's random number in [0, 1)
+    allowed: NDArray[np.bool_] | None = None  # tokens (V,) that may come; None: all
 
 
 BatchState = tuple[Row, ...]
@@ -70,13 +72,23 @@ def penalize_repetition(logits: Floats, state: BatchState) -> Floats:
     return logits
 
 
-CHAIN: tuple[Logits, ...] = (add_bias, penalize_presence, penalize_repetition)
+def forbid(logits: Floats, state: BatchState) -> Floats:
+    """What a grammar does not allow cannot be chosen."""
+    rows = [r for r, row in enumerate(state) if row.allowed is not None]
+    if rows:
+        logits = logits.copy()
+    for r in rows:
+        np.copyto(logits[r], -np.inf, where=~state[r].allowed)  # type: ignore[operator]
+    return logits
+
+
+CHAIN: tuple[Logits, ...] = (add_bias, penalize_presence, penalize_repetition, forbid)
 
 
 def sample(logits: Floats, state: BatchState) -> list[Chosen]:
     """The next token of every row of logits (R, V); none where the model's own logits are not numbers."""
     best = kernels.argmax(logits)
-    if all(_is_plain(row.sampling) for row in state):
+    if all(_is_plain(row) for row in state):
         return [Chosen(token, None) for token in best]
     tokens = choose(_changed(logits, state, best), state)
     return [
@@ -105,9 +117,10 @@ def _draw(row: Row) -> Draw:
     return Draw(max(asked.temperature, MIN_TEMPERATURE), asked.top_k, asked.top_p, asked.min_p, row.uniform)
 
 
-def _is_plain(sampling: Sampling) -> bool:
+def _is_plain(row: Row) -> bool:
     """Whether the first maximum is the answer: no filter ever takes it away."""
-    changes = sampling.logit_bias or sampling.is_penalized or sampling.logprobs is not None
+    sampling = row.sampling
+    changes = row.allowed is not None or sampling.logit_bias or sampling.is_penalized or sampling.logprobs is not None
     return sampling.temperature == 0 and not changes
 
 

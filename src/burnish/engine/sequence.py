@@ -3,6 +3,7 @@
 import random
 
 from burnish.core.types import Request, Usage
+from burnish.engine.guide import Guide
 from burnish.engine.prefix import Entry
 from burnish.engine.text import OutputText
 
@@ -27,6 +28,7 @@ class Sequence:
         self.num_cached: int | None = None  # prompt tokens found in the prefix cache at first admission
         self.blocks: list[int] = []
         self.chain: list[Entry] = []  # of its full blocks; owned by the prefix cache
+        self.guide: Guide | None = None  # None: any token may come
         self.skips = 0
         self.refused_at: int | None = None  # available blocks when it last did not fit
         seed = request.sampling.seed  # as text: Random takes -1 and 1 for the same number

@@ -8,7 +8,7 @@ from typing import NamedTuple, cast
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from burnish.core.errors import Unavailable
+from burnish.core.errors import BadRequest, Unavailable
 from burnish.core.types import Event, FinishEvent, Request, Served
 from burnish.service.faults import error_json, fault_of
 from burnish.service.lifecycle import Lifecycle
@@ -82,6 +82,8 @@ async def _next(stream: AsyncIterator[Event]) -> Event:
         raise Unavailable("the engine dropped the request", remedy="Send it again") from None
     if isinstance(event, FinishEvent) and event.reason in ("error", "abort"):
         reason = event.error or "the engine gave the request up"
+        if event.is_refused:
+            raise BadRequest(reason.rstrip("."), param="response_format", code="bad_grammar")
         raise Unavailable(reason.rstrip("."), remedy="Send it again", code="engine_error")
     return event
 

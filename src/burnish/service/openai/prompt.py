@@ -10,6 +10,7 @@ from burnish.core.admission import Limits, admit
 from burnish.core.errors import BadRequest
 from burnish.core.types import Message, Request, Sampling
 from burnish.service.front import Front
+from burnish.service.openai.grammar import grammar_of
 from burnish.service.openai.schema import ChatMessage, GenerationBody
 
 LONG_TEXT = 4000  # characters: tokenizing more would hold up the event loop
@@ -122,6 +123,7 @@ def _sampling(front: Front, body: GenerationBody, *, max_tokens: int | None, log
         ignore_eos=body.ignore_eos,
         n=body.n,
         logprobs=logprobs,
+        grammar=grammar_of(body),
     )
 
 

@@ -42,16 +42,17 @@ class Body(BaseModel):
     def _known_keys_only(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
+        known = [field.alias or name for name, field in cls.model_fields.items()]
         for key, content in value.items():
-            if key in NOT_SERVED and key not in cls.model_fields and content is not None:
+            if key in NOT_SERVED and key not in known and content is not None:
                 raise BadRequest(
                     f"parameter {key!r} is not supported by this server",
                     remedy="Leave it out",
                     param=key,
                     code="unsupported_parameter",
                 )
-            if key not in NOT_SERVED and key not in cls.model_fields:
-                remedy = nearest(key[:80], list(cls.model_fields))
+            if key not in NOT_SERVED and key not in known:
+                remedy = nearest(key[:80], known)
                 raise BadRequest(
                     f"unknown parameter {key[:80]!r}", remedy=remedy, param=key[:80], code="unknown_parameter"
                 )
@@ -65,8 +66,45 @@ class StreamOptions(Body):
     include_obfuscation: Literal[False] = False
 
 
+class TextFormat(Body):
+    """Any text."""
+
+    type: Literal["text"]
+
+
+class JsonFormat(Body):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class NamedSchema(Body):
+    """A JSON schema. Always kept to, whatever ``strict`` says; name and description are the client's own."""
+
+    name: Text
+    description: Text | None = None
+    schema_: dict[str, Any] | bool = Field(alias="schema")
+    strict: bool | None = None
+
+
+class SchemaFormat(Body):
+    """JSON of a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+
+class StructuredOutputs(Body):
+    """One of these, each for the whole answer. ``grammar`` is in llguidance's dialect of Lark."""
+
+    json_: dict[str, Any] | bool | Text | None = Field(None, alias="json")
+    regex: Text | None = None
+    choice: Annotated[list[Text], Field(min_length=1, max_length=1024, fail_fast=True)] | None = None
+    grammar: Text | None = None
+
+
 class GenerationBody(Body):
-    """What chat and plain completions share. The last seven are extensions of ours."""
+    """What chat and plain completions share. The last ones are extensions of ours."""
 
     model: str
     stream: bool = False
@@ -93,6 +131,7 @@ class GenerationBody(Body):
     min_p: float = Field(0.0, ge=0, le=1)
     repetition_penalty: float = Field(1.0, gt=0, le=10)
     cache_salt: Text = Field("", max_length=256)
+    structured_outputs: StructuredOutputs | None = None
 
     @property
     def streams_usage(self) -> bool:
@@ -135,12 +174,6 @@ class ChatMessage(Body):
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
-class TextFormat(Body):
-    """The only response format served."""
-
-    type: Literal["text"]
-
-
 class ChatBody(GenerationBody):
     """POST /v1/chat/completions."""
 
@@ -148,7 +181,7 @@ class ChatBody(GenerationBody):
     max_completion_tokens: int | None = Field(None, ge=1, lt=INT64)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0)
-    response_format: TextFormat | None = None
+    response_format: Annotated[TextFormat | JsonFormat | SchemaFormat, Field(discriminator="type")] | None = None
     modalities: list[Literal["text"]] | None = None
 
 
