@@ -48,14 +48,14 @@ ANSWERS = """
 ## Answers of the built-in model
 
 One answer, drawn at temperature 1, to each of {all} of the accepted schemas, evenly over all: {written.ended} ended,
-{written.cut} were cut at {most} tokens, {written.failed} ended at the library's limits. Of those that ended, {wrong} are
-not valid by jsonschema. {names}
+{written.cut} were cut at {most} tokens, {written.failed} ended at the library's limits. Of those that ended, {wrong}
+are not valid by jsonschema. {names}
 """
 COSTS = """
 ## What it costs
 
-{batch} requests at a time, {tokens} tokens each, a story in a JSON string against any text: {cost:.3f} ± {half:.3f} times as
-many tokens per second ({rounds} rounds in turn).
+{batch} requests at a time, {tokens} tokens each, a story in a JSON string against any text: {cost:.3f} ± {half:.3f}
+times as many tokens per second ({rounds} rounds in turn).
 """
 
 
