@@ -5,7 +5,7 @@ docs/search.md.
 
 Recipes of every format are made, but for those that take many minutes, and read all of the text; what may keep a loss,
 and what the search may ask for, serves in turn with the model itself. Then the search of ``burnish optimize`` runs once
-per split and allowed loss on those figures. A split keeps a third of the text from its search, by which the choice is
+per split and allowed loss on those figures. A split keeps an eighth of the text from its search, by which the choice is
 judged. What lies in the folder ``--work`` is not made or measured again. Nothing else should run while it serves.
 """
 
@@ -47,7 +47,7 @@ from scripts.measured import CALIBRATION, DOCS, SHARED, TEXTS
 
 TEXT = TEXTS["stories"]
 ALLOWED = (0.01, 0.02)  # losses
-THIRDS = 3
+KEPT_BACK = 8  # of the text, one part of so many is kept from a search
 OBJECTIVE: Objective = "latency"
 METHODS = (
     "",
@@ -66,15 +66,15 @@ HEAD = """# What searches choose, and what they could have chosen
 
 Written by `scripts/write_search.py` on {machine}: the built-in model, requests of 128 tokens in and 32 out one after
 the other, judged by {tokens:,} tokens of
-`{text}`. {splits} times a third of the text, drawn by blocks of {block} tokens,
+`{text}`. {splits} times an eighth of the text, drawn by blocks of {block} tokens,
 was kept from the search; what it chose was then judged there. Losses are read once and parted anew in every
 split; times are those of one series of rounds in turn, in which all that a search may ask for took part.
 
 ## Choices on text that the search did not see
 
-Loss: perplexity over the model's own, minus 1, with its 95 % interval, on the third that was kept back.
+Loss: perplexity over the model's own, minus 1, with its 95 % interval, on the eighth that was kept back.
 
-| allowed | chosen | splits | loss on the third kept back, least to most | at most the loss allowed |
+| allowed | chosen | splits | loss on the eighth kept back, least to most | at most the loss allowed |
 |---:|---|---:|---:|---:|
 """
 NAMED_HEAD = """
@@ -84,8 +84,8 @@ Recipes that store weights alike serve alike, so of each format the plain recipe
 were made; mixtures of formats, which take ten minutes each, lie between those. Listed are those that are not shown to
 lose more than {most:.0%} on all of this text. Times: median time of a request over the model's own, the mean of
 {rounds} rounds in turn with its 95 % interval, none of them seen by a search. A recipe keeps a loss where the interval
-on all of the text lies below it; a search saw a third of that text in the half it looks at, and chooses only what that
-shows.
+on all of the text lies below it; a search looks at a half of what it is shown, and chooses only what that half shows to
+keep the loss and the other half confirms: what keeps it by a little may not be shown to.
 
 | recipe | loss | time | keeps |
 |---|---:|---:|---|
@@ -253,12 +253,12 @@ def _share_made(work: Path) -> None:
 
 
 def _searched(lab: ProcessLab, passage: Passage, candidates: Sequence[Candidate], allowed: float, seed: int) -> Row:
-    """One search on two thirds of the text."""
+    """One search on what is not kept back."""
     assert passage.num_documents == 1, "a single book"
     count = len(passage.tokens) - (passage.bos is None)
     blocks = np.arange(count) // BLOCK
     drawn = np.random.default_rng([seed, 7]).permutation(blocks[-1] + 1)
-    is_shown = drawn[blocks] % THIRDS > 0
+    is_shown = drawn[blocks] % KEPT_BACK > 0
     tokens = passage.tokens[: int(is_shown.sum()) + (passage.bos is None)]  # their number counts
     part = passage._replace(tokens=tokens, documents=())
     halves = (Half(part, seed=seed, is_first=True), Half(part, seed=seed, is_first=False))

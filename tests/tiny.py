@@ -1,11 +1,12 @@
 """Tiny random models, a byte tokenizer and a fake clock: what the tests of every room share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from burnish.core.errors import BadRequest
+from burnish.core.tools import ToolStyle
 from burnish.core.types import Message
 from burnish.models.decoder import Decoder, DecoderConfig
 
@@ -46,6 +47,7 @@ class ByteTokenizer:
     """Token i < 256 is byte i; three special tokens follow. Wears TextCodec."""
 
     bos_token_id: int | None = BOS
+    tool_style: ToolStyle | None = None
     eos_token_ids: frozenset[int] = frozenset((EOS,))
     special_ids: frozenset[int] = frozenset((BOS, EOS, PAD))
     strips_first_space: bool = False
@@ -59,7 +61,9 @@ class ByteTokenizer:
         special = {} if skip_special_tokens else names
         return b"".join(bytes([i]) if i < 256 else special.get(i, b"") for i in token_ids).decode(errors="replace")
 
-    def chat(self, messages: Sequence[Message], *, to_answer: bool = True) -> list[int]:
+    def chat(
+        self, messages: Sequence[Message], *, to_answer: bool = True, tools: Sequence[Mapping[str, object]] = ()
+    ) -> list[int]:
         if not messages:
             raise BadRequest("messages is empty", remedy="Send at least one message", param="messages")
         turns = "".join(f"{message.role}: {message.content}\n" for message in messages)

@@ -309,6 +309,7 @@ def build_engine(path: Path, config: EngineConfig, name: str) -> "tuple[Engine, 
         weights=plan.weights,
         created=int(time.time()),
         max_in_flight=config.max_waiting,
+        max_queued=config.max_queued,
     )
     return engine, card
 

@@ -65,7 +65,7 @@ def test_an_answer_begins_behind_a_question_and_never_behind_an_answer(tmp_path:
     for messages, asks in ((turns, True), (turns[:2], False)):
         file = lines(tmp_path / "data.jsonl", *[{"messages": messages}] * 40)
         text = read_calibration(file, tokenizer, config, vocab_size=4096, max_positions=512).text.tolist()
-        chat = tokenizer.chat([Message(**message) for message in messages], to_answer=asks)
+        chat = tokenizer.chat([Message(one["role"], one["content"]) for one in messages], to_answer=asks)
         assert text == 40 * chat
         assert (text[-len(begun) :] == begun) == asks
 

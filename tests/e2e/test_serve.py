@@ -7,6 +7,7 @@ import random
 import re
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -152,9 +153,12 @@ def test_an_engine_that_dies_is_replaced(server: Running, base_url: str) -> None
     first = server.engine_pid
     assert first is not None
     body = chat(max_tokens=1900)
+    threads, unseen = ThreadPoolExecutor(1), chat(max_tokens=1900, stream=False)
     with httpx.stream("POST", f"{base_url}/v1/chat/completions", json=body, timeout=PATIENCE_S) as answer:
         told = events(answer.iter_lines())
         next(told)
+        whole = threads.submit(httpx.post, f"{base_url}/v1/chat/completions", json=unseen, timeout=PATIENCE_S)
+        until(lambda: metrics(base_url)["burnish_requests_running"] == 2 or None, "two requests that run")
         os.kill(first, signal.SIGKILL)
         last = list(told)[-1]
     assert last["error"]["code"] == "engine_error"
@@ -165,6 +169,7 @@ def test_an_engine_that_dies_is_replaced(server: Running, base_url: str) -> None
     assert "retry-after" in down.headers
     assert httpx.get(f"{base_url}/health/live").status_code == 200
     until(lambda: not_ready(base_url) is None, "a new engine")
+    assert whole.result().json()["usage"]["completion_tokens"] == 1900, "nobody had seen anything of it: begun anew"
     assert server.engine_pid not in (None, first)
     wait_until_free(base_url, within_s=PATIENCE_S)
     again = httpx.post(f"{base_url}/v1/chat/completions", json=chat(max_tokens=5, stream=False), timeout=PATIENCE_S)

@@ -77,8 +77,19 @@ class SchedulerMachine(RuleBasedStateMachine):
         own=st.lists(st.integers(0, 3), max_size=12),
         output=st.integers(1, 12),
         salt=st.sampled_from(["", "", "tenant"]),
+        tenant=st.sampled_from(["", "a", "b"]),
+        priority=st.sampled_from([0, 0, -2, 1]),
     )
-    def arrive(self, prefix: tuple[int, ...], length: int, own: list[int], output: int, salt: str) -> None:
+    def arrive(
+        self,
+        prefix: tuple[int, ...],
+        length: int,
+        own: list[int],
+        output: int,
+        salt: str,
+        tenant: str,
+        priority: int,
+    ) -> None:
         prompt = (*prefix[:length], *own)
         room = self.limits.max_tokens - len(prompt)
         if room < 1:
@@ -86,7 +97,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.count += 1
         self.now_s += 1
         sampling = Sampling(max_tokens=min(output, room))
-        request = Request(request_id=str(self.count), prompt=prompt, sampling=sampling, salt=salt)
+        request = Request(
+            request_id=str(self.count), prompt=prompt, sampling=sampling, salt=salt, tenant=tenant, priority=priority
+        )
         text = OutputText(NoText(), ())
         sequence = Sequence(request, max_output=admit(request, self.limits), arrival_s=self.now_s, text=text)
         self.live[request.request_id] = sequence
@@ -155,6 +168,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert all(pool.references(block) == count for block, count in held.items())
         load = self.scheduler.load()
         assert load.waiting + load.running == len(self.live)
+
+    @invariant()
+    def the_queue_knows_who_is_there(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        waiting = self.scheduler.waiting
+        assert len(list(waiting)) == len(waiting)
+        assert {id(one) for one in [*waiting, *self.scheduler.running]} == {id(one) for one in self.live.values()}
+        for tenant in ("", "a", "b"):
+            there = sum(one.request.tenant == tenant for one in self.live.values())
+            assert waiting.num_open(tenant) == there
 
     @invariant()
     def waiting_sequences_hold_nothing(self) -> None:

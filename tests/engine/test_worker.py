@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from burnish.core.errors import BadCheckpoint, BadRequest, Overloaded, PromptTooLong, Unavailable
-from burnish.core.types import Event, FinishEvent, ModelCard, Request, TokenEvent
+from burnish.core.types import Event, FinishEvent, ModelCard, Request, StartEvent, TokenEvent
 from burnish.engine import client as client_module
 from burnish.engine.client import EngineClient, SupervisorConfig
 from burnish.engine.config import EngineConfig
@@ -52,8 +52,16 @@ def build() -> tuple[Engine, ModelCard]:
     return Breakable(tiny_decoder(seed=3), ByteTokenizer(), CONFIG), CARD
 
 
+def build_for_two() -> tuple[Engine, ModelCard]:
+    return build()[0], replace(CARD, max_queued=2)
+
+
 def build_narrow() -> tuple[Engine, ModelCard]:
     return build()[0], NARROW
+
+
+def build_single() -> tuple[Engine, ModelCard]:
+    return Engine(tiny_decoder(seed=3), ByteTokenizer(), replace(CONFIG, max_running=1)), CARD
 
 
 def refuse() -> tuple[Engine, ModelCard]:
@@ -115,22 +123,45 @@ async def test_closing_the_iterator_frees_the_blocks() -> None:
         assert engine.load().steps < 400, "the abort ended it, not its length"
 
 
-async def test_a_killed_engine_fails_its_requests_and_comes_back() -> None:
+async def test_a_killed_engine_fails_what_was_shown_and_comes_back() -> None:
+    """What kills two engines is not begun a third time."""
     async with client() as engine:
         steady = asyncio.create_task(collect(engine, request("steady", [1] * 5, max_tokens=400)))
         await eventually(lambda: engine.load().steps > 0)
         first = engine.pid
-        fatal = await collect(engine, request("fatal", [250, 1]))
-        for events in (fatal, await steady):
-            assert end(events).reason == "error"
-            assert "again" in (end(events).error or "")
+        fatal = asyncio.create_task(collect(engine, request("fatal", [250, 1])))
+        assert end(await steady).reason == "error"
+        assert "again" in (end(await steady).error or "")
         assert not engine.load().ready
         with pytest.raises(Unavailable):
             await collect(engine, request("early", [1]))
+        assert end(await fatal).reason == "error"
         await eventually(lambda: engine.load().ready)
         assert engine.pid != first
-        assert engine.num_restarts == 1
+        assert engine.num_restarts == 2
         assert end(await collect(engine, request("after", [1, 2]))).reason == "length"
+
+
+async def test_a_killed_engine_leaves_what_nobody_was_shown_to_the_next() -> None:
+    """One that runs and may be begun anew, one that waits for a place, one that leaves meanwhile."""
+    whole = replace(request("whole", [1] * 5, max_tokens=300), may_restart=True)
+    waiting = request("waiting", [2] * 5, max_tokens=4)
+    async with client(build_single) as engine:
+        expected = [tokens(await collect(engine, one)) for one in (whole, waiting)]
+        tasks = [asyncio.create_task(collect(engine, whole))]
+        await eventually(lambda: engine.load().running == 1)
+        tasks += [asyncio.create_task(collect(engine, one)) for one in (waiting, request("gone", [3] * 5))]
+        await eventually(lambda: engine.load().waiting == 2)
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGKILL)
+        await eventually(lambda: not engine.load().ready)
+        tasks[2].cancel()
+        anew, later = await asyncio.gather(*tasks[:2])
+        at = max(n for n, event in enumerate(anew) if isinstance(event, StartEvent) and event.is_anew)
+        assert [tokens(anew[at:]), tokens(later)] == expected
+        assert not any(isinstance(event, StartEvent) and event.is_anew for event in later)
+        await eventually(lambda: engine.load().used_blocks == 0 and not engine.load().waiting)
+        assert engine.num_restarts == 1
 
 
 async def test_a_broken_step_fails_its_batch_only() -> None:
@@ -180,6 +211,43 @@ async def test_too_many_requests_in_flight_are_refused() -> None:
         await first.aclose()
 
 
+class Lying(Engine):
+    """Says other tokens than it should while a file exists; says nothing at all while another does."""
+
+    lies = silent = Path()
+
+    def step(self) -> list[Event]:
+        while self.silent.exists():
+            time.sleep(0.1)
+        events = super().step()
+        if not self.lies.exists():
+            return events
+        return [replace(one, token_ids=(1,)) if isinstance(one, TokenEvent) else one for one in events]
+
+
+def build_lying(folder: Path) -> tuple[Engine, ModelCard]:
+    Lying.lies, Lying.silent = folder / "lies", folder / "silent"
+    return Lying(tiny_decoder(seed=3), ByteTokenizer(), CONFIG), CARD
+
+
+@pytest.mark.parametrize("fault", ["lies", "silent"])
+async def test_an_idle_engine_that_answers_wrongly_is_replaced(tmp_path: Path, fault: str) -> None:
+    async with client(partial(build_lying, tmp_path), canary_s=0.2, canary_limit_s=3.0) as engine:
+        first = engine.pid
+        await eventually(lambda: engine._known is not None)
+        known = engine._known
+        await asyncio.sleep(0.5)
+        assert (engine.pid, engine.num_restarts) == (first, 0), "all is well"
+        (tmp_path / fault).touch()
+        await eventually(lambda: engine.num_restarts == 1)
+        (tmp_path / fault).unlink()
+        await eventually(lambda: engine.load().ready)
+        await asyncio.sleep(0.5)
+        assert engine._known == known
+        assert engine.pid not in (None, first)
+        assert end(await collect(engine, request("after", [1, 2]))).reason == "length"
+
+
 async def test_a_slow_reader_is_no_stall() -> None:
     async with client(stall_s=1.0) as engine:
         events = engine.submit(request("slow", [1, 2], max_tokens=8))
@@ -189,6 +257,19 @@ async def test_a_slow_reader_is_no_stall() -> None:
         await asyncio.sleep(2.5)  # longer than the stall: the engine owes this reader nothing
         assert (engine.pid, engine.num_restarts) == (first, 0)
         assert end([event async for event in events]).reason == "length"
+
+
+async def test_one_tenant_may_not_hold_all_places() -> None:
+    async with client(card=replace(CARD, max_queued=2), start=build_for_two) as engine:
+        first = [engine.submit(replace(request(f"{n}", [1], max_tokens=400), tenant="a")) for n in range(2)]
+        for events in first:
+            await anext(events)
+        with pytest.raises(Overloaded, match="2 requests of this tenant"):
+            await collect(engine, replace(request("third", [1]), tenant="a"))
+        assert end(await collect(engine, replace(request("other", [1]), tenant="b"))).reason == "length"
+        for events in first:
+            await events.aclose()
+        assert end(await collect(engine, replace(request("again", [1]), tenant="a"))).reason == "length"
 
 
 async def test_an_id_in_use_is_refused_and_its_owner_undisturbed() -> None:

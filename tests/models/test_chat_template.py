@@ -51,7 +51,7 @@ def test_rendered_as_transformers_does(name: str, to_answer: bool, tmp_path: Pat
     oracle: Any = transformers.PreTrainedTokenizerFast(
         tokenizer_file=str(folder / "tokenizer.json"), bos_token="<s>", eos_token="</s>"
     )
-    messages = [message._asdict() for message in CONVERSATION]
+    messages = [{"role": message.role, "content": message.content} for message in CONVERSATION]
     expected = oracle.apply_chat_template(
         messages, chat_template=TEMPLATES[name], tokenize=False, add_generation_prompt=to_answer
     )

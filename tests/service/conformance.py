@@ -254,7 +254,7 @@ class Conformance:
             ({"extra_body": {"temprature": 1}}, "temprature"),
             ({"extra_body": {"stop_token_ids": [999999999]}}, "stop_token_ids"),
             ({"messages": []}, "messages"),
-            ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "y"}]}, "tool_call_id"),
+            ({"messages": [{"role": "user", "content": "x", "tool_call_id": "y"}]}, "tool_call_id"),
             ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "image_url"),
         ],
     )

@@ -3,7 +3,7 @@
 import asyncio
 import codecs
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from burnish.core.errors import BadRequest, Conflict
 from burnish.core.profile import FORWARD, Part, Phase, Profile, StepRecord
+from burnish.core.tools import ToolStyle
 from burnish.core.types import (
     Alternative,
     Event,
@@ -41,6 +42,7 @@ class ByteCodec:
     """Bytes as tokens, plus one beginning and one end."""
 
     bos_token_id: int | None = BOS
+    tool_style: ToolStyle | None = None
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return [BOS] * add_special_tokens + list(text.encode())
@@ -49,7 +51,9 @@ class ByteCodec:
         special = {BOS: b"", EOS: b""} if skip_special_tokens else {BOS: b"<s>", EOS: b"</s>"}
         return b"".join(special[i] if i >= BOS else bytes([i]) for i in token_ids).decode("utf-8", "replace")
 
-    def chat(self, messages: Sequence[Message], *, to_answer: bool = True) -> list[int]:
+    def chat(
+        self, messages: Sequence[Message], *, to_answer: bool = True, tools: Sequence[Mapping[str, object]] = ()
+    ) -> list[int]:
         if messages[-1].role != "user":
             raise BadRequest("the chat template wants the user to speak last", remedy="Add a user message")
         return self.encode("".join(f"{m.role}: {m.content}\n" for m in messages) + "assistant: " * to_answer)

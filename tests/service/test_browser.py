@@ -4,6 +4,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -133,7 +134,7 @@ def test_errors_are_told_and_the_question_is_not_lost(page: Page, double: Double
 class Continuing(ByteCodec):
     """The tokenizer of a model without chat template."""
 
-    def chat(self, messages: Sequence[Message], *, to_answer: bool = True) -> list[int]:
+    def chat(self, messages: Sequence[Message], **_: Any) -> list[int]:
         raise BadRequest("this model has no chat template", param="messages", code="no_chat_template")
 
 

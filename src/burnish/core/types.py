@@ -1,11 +1,12 @@
 """What crosses a border between rooms or processes: plain frozen data, no torch."""
 
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
 from burnish.core.errors import BadRequest
+from burnish.core.tools import ToolCall, ToolStyle
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length", "abort", "error")
@@ -116,12 +117,20 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """One prompt to continue. ``salt`` separates prefix caches of tenants that may not share."""
+    """One prompt to continue. ``salt`` separates prefix caches of tenants that may not share.
+
+    Tenants share the engine fairly; of a tenant's own requests those of the lowest ``priority`` come first, and each
+    rises while it waits. Of one that ``may_restart`` nothing is shown before it is whole: it is begun anew where its
+    engine dies.
+    """
 
     request_id: str
     prompt: tuple[int, ...]
     sampling: Sampling
     salt: str = ""
+    tenant: str = ""
+    priority: int = 0
+    may_restart: bool = False
 
     def choices(self) -> list["Request"]:
         """One request per choice of ``sampling.n``: the engine only ever sees requests with n = 1.
@@ -165,10 +174,14 @@ class Usage(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StartEvent:
-    """A request left the waiting queue for the first time: at most one, before every other event."""
+    """A request left the waiting queue for the first time: at most one, before every other event.
+
+    Another comes where a request that may is begun anew: what was told before is void.
+    """
 
     request_id: str
     queue_s: float  # between arrival in the engine and this moment
+    is_anew: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -234,6 +247,7 @@ class ModelCard:
     weights: str  # format of the weights, as "dense", "int8", "int4-g128"
     created: int = 0  # seconds since 1970
     max_in_flight: int = 1024  # requests waiting and running; more are refused
+    max_queued: int = 512  # of them, of one tenant
 
 
 class Served(Protocol):
@@ -260,6 +274,8 @@ class Message(NamedTuple):
 
     role: str
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()  # that the assistant made
+    tool_call_id: str | None = None  # of the call whose result this is
 
 
 class TextCodec(Protocol):
@@ -278,10 +294,18 @@ class TextCodec(Protocol):
         """Text of token ids; bytes that are no UTF-8 become U+FFFD."""
         ...
 
-    def chat(self, messages: Sequence[Message], *, to_answer: bool = True) -> list[int]:
+    @property
+    def tool_style(self) -> ToolStyle | None:
+        """How the model writes calls of functions; None where its chat template knows of none."""
+        ...
+
+    def chat(
+        self, messages: Sequence[Message], *, to_answer: bool = True, tools: Sequence[Mapping[str, object]] = ()
+    ) -> list[int]:
         """Token ids of a conversation rendered through the chat template; ``to_answer``: ready for the assistant's.
 
-        Raises ``BadRequest`` when the model has no chat template or the template refuses the messages.
+        ``tools``: functions that may be called, as OpenAI's API describes them. Raises ``BadRequest`` when the model
+        has no chat template or the template refuses the messages.
         """
         ...
 

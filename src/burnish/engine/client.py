@@ -6,13 +6,24 @@ import multiprocessing
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 from burnish.core.admission import Limits, admit
-from burnish.core.errors import BadRequest, Overloaded, Unavailable
+from burnish.core.errors import BadRequest, BurnishError, Overloaded, Unavailable
 from burnish.core.profile import Profile
-from burnish.core.types import Event, FinishEvent, Load, ModelCard, Request, Usage
+from burnish.core.types import (
+    Event,
+    FinishEvent,
+    Load,
+    ModelCard,
+    Request,
+    Sampling,
+    StartEvent,
+    TokenEvent,
+    Usage,
+)
 from burnish.engine.recording import Waiting
 from burnish.engine.worker import Abort, Add, Build, Command, Failed, Progress, Ready, Report, run_engine
 
@@ -26,22 +37,34 @@ class SupervisorConfig:
     stall_s: float = 120.0  # requests in flight and no sign of life for this long
     backoff_s: float = 0.5  # before the second restart in a row; doubles
     max_backoff_s: float = 30.0
+    canary_s: float = 30.0  # of nothing to do before the engine must show that it still answers the same
+    canary_limit_s: float = 10.0  # for that answer
+
+
+CANARY = "canary"  # its request id
+CANARY_PROMPT, CANARY_TOKENS = (0, 1), 4
 
 
 class EngineClient:
-    """Wears ``Served`` and ``Profiled``: an engine in a child process, restarted when it dies.
+    """Wears ``Served`` and ``Profiled``: an engine in a child process, restarted when it dies or answers wrongly.
+
+    That it answers is seen by what it writes while it is busy, and by a canary while it is not: a short request whose
+    answer is known since the first start, and which every engine of the same model gives to the last bit.
 
     Made and used on one event loop. ``start`` first; ``close`` last.
     """
 
     def __init__(self, build: Build, config: SupervisorConfig | None = None) -> None:
         self._build, self._config = build, config or SupervisorConfig()
-        self._streams: dict[str, asyncio.Queue[Event]] = {}
+        self._streams: dict[str, _Stream] = {}
+        self._open: Counter[str] = Counter()  # streams by tenant
         self._profile = Waiting()
         self._load = Load(ready=False)
         self._card: ModelCard | None = None
         self._process: _EngineProcess | None = None
         self._supervisor: asyncio.Task[None] | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._known: tuple[int, ...] | None = None  # the canary's answer
         self._first_start: asyncio.Future[ModelCard] | None = None
         self._is_draining = False
         self._last_sign_s = 0.0
@@ -54,7 +77,11 @@ class EngineClient:
         """
         self._first_start = asyncio.get_running_loop().create_future()
         self._supervisor = asyncio.create_task(self._supervise())
-        return await self._first_start
+        card = await self._first_start
+        if self._config.canary_s > 0:
+            await self._is_well()
+            self._watcher = asyncio.create_task(self._watch())
+        return card
 
     async def submit(self, request: Request) -> AsyncGenerator[Event, None]:
         """Events of one request; closing the iterator aborts it."""
@@ -64,19 +91,24 @@ class EngineClient:
             raise BadRequest(f"request id {request.request_id!r} is in use", remedy="Choose another")
         if len(self._streams) >= self._card.max_in_flight:
             raise Overloaded(f"{len(self._streams)} requests are in flight", remedy="Send the request again later")
+        if request.tenant and self._open[request.tenant] >= self._card.max_queued:
+            told = f"{self._open[request.tenant]} requests of this tenant are in flight"
+            raise Overloaded(told, remedy="Send the request again later")
         admit(request, Limits(self._card.vocab_size, self._card.max_request_tokens))
-        events: asyncio.Queue[Event] = asyncio.Queue()
-        self._streams[request.request_id] = events
+        stream = self._streams[request.request_id] = _Stream(request)
         if len(self._streams) == 1:
             self._last_sign_s = time.monotonic()
         process.send(Add(request))
+        self._open[request.tenant] += 1
         try:
             while True:
-                event = await events.get()
+                event = await stream.events.get()
                 yield event
                 if isinstance(event, FinishEvent):
                     return
         finally:
+            self._open[request.tenant] -= 1
+            self._open += Counter()  # forget who has none
             is_unfinished = self._streams.pop(request.request_id, None) is not None
             if is_unfinished and self._process is not None:
                 self._process.send(Abort(request.request_id))
@@ -98,15 +130,44 @@ class EngineClient:
     async def close(self) -> None:
         """Stop the engine; what is in flight fails."""
         self._is_draining = True
-        if self._supervisor is not None:
-            self._supervisor.cancel()
-            await asyncio.gather(self._supervisor, return_exceptions=True)
+        tasks = [task for task in (self._watcher, self._supervisor) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._fail_streams("the server is shutting down")
 
     @property
     def pid(self) -> int | None:
         """The engine's process, while there is one."""
         return self._process.pid if self._process else None
+
+    async def _watch(self) -> None:
+        """Ask the canary's question whenever there is nothing else to do."""
+        while True:
+            await asyncio.sleep(self._config.canary_s)
+            process = self._process
+            is_idle = process is not None and self.load().ready and not self._streams and not self._profile.is_recording
+            if is_idle and not await self._is_well() and process is not None and self._process is process:
+                log.error("the engine does not answer as it did; giving it up")
+                process.give_up()
+
+    async def _is_well(self) -> bool:
+        """Whether the answer comes, and is what it was. The first is what others are held against."""
+        sampling = Sampling(max_tokens=CANARY_TOKENS, temperature=0.0, ignore_eos=True)
+        said = list[int]()
+        try:
+            async with asyncio.timeout(self._config.canary_limit_s):
+                async for event in self.submit(Request(request_id=CANARY, prompt=CANARY_PROMPT, sampling=sampling)):
+                    if isinstance(event, TokenEvent):
+                        said += event.token_ids
+                    elif isinstance(event, FinishEvent) and event.reason == "error":
+                        return False
+        except TimeoutError:
+            return False
+        except BurnishError:  # the engine ended, or drains: others see to that
+            return True
+        self._known = self._known or tuple(said)
+        return tuple(said) == self._known
 
     def _ready_process(self) -> "_EngineProcess":
         if self._process is None or not self._load.ready or self._is_draining:
@@ -139,7 +200,7 @@ class EngineClient:
             self._load = self._load._replace(ready=False)
             await asyncio.to_thread(self._process.stop)
             self._process = None
-            self._fail_streams("the engine stopped and is being restarted, send the request again")
+            self._fail_streams("the engine stopped and is being restarted, send the request again", but_restart=True)
 
     async def _follow(self, process: "_EngineProcess") -> bool:
         """Deliver the process's reports until it ends or stalls; True if it was ready at some time."""
@@ -148,6 +209,8 @@ class EngineClient:
             self._last_sign_s = time.monotonic()
             if isinstance(report, Ready):
                 was_ready, self._card, self._load = True, report.card, report.load
+                for stream in self._streams.values():  # those that the engine before this one left
+                    process.send(Add(stream.request))
                 if self._first_start and not self._first_start.done():
                     self._first_start.set_result(report.card)
             elif isinstance(report, Failed):
@@ -155,6 +218,7 @@ class EngineClient:
                     self._first_start.set_exception(report.error)
                 else:
                     log.error("the engine cannot start: %s", report.error)
+                    self._fail_streams("the engine cannot be started again")
             else:
                 self._deliver(report)
         return was_ready
@@ -177,15 +241,42 @@ class EngineClient:
             stream = self._streams.get(event.request_id)
             if stream is None:
                 continue
-            stream.put_nowait(event)
+            stream.events.put_nowait(event)
+            stream.is_told = True
             if isinstance(event, FinishEvent):  # the engine owes it nothing more, however slowly it is read
                 del self._streams[event.request_id]
 
-    def _fail_streams(self, error: str) -> None:
+    def _fail_streams(self, error: str, *, but_restart: bool = False) -> None:
+        """End all that is in flight; ``but_restart``: except what can be begun anew, once."""
         self._profile.fail(error)
-        for request_id, stream in self._streams.items():
-            stream.put_nowait(FinishEvent(request_id=request_id, reason="error", usage=Usage(0, 0), error=error))
-        self._streams.clear()
+        for request_id, stream in list(self._streams.items()):
+            if but_restart and not self._is_draining and stream.restart():
+                continue
+            failed = FinishEvent(request_id=request_id, reason="error", usage=Usage(0, 0), error=error)
+            stream.events.put_nowait(failed)
+            del self._streams[request_id]
+
+
+class _Stream:
+    """A request in flight and the events its reader has not taken yet."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.events: asyncio.Queue[Event] = asyncio.Queue()
+        self.is_told = False  # whether any event came
+        self._was_restarted = False
+
+    def restart(self) -> bool:
+        """Whether it can be begun anew: nothing of it was told, or nobody was shown it.
+
+        Once: a request that two engines died with may be what they died of.
+        """
+        if self._was_restarted or (self.is_told and not self.request.may_restart):
+            return False
+        if self.is_told:
+            self.events.put_nowait(StartEvent(request_id=self.request.request_id, queue_s=0.0, is_anew=True))
+        self._was_restarted = True
+        return True
 
 
 class _EngineProcess:
@@ -224,6 +315,10 @@ class _EngineProcess:
                     break
         log.error("the engine shows no progress; giving it up")
         return None
+
+    def give_up(self) -> None:
+        """End the process; its reader then reports the end."""
+        self._process.kill()
 
     def stop(self) -> None:
         """End the process and both threads."""

@@ -29,6 +29,7 @@ class EngineConfig:
     prefill_floor: int = 16
     max_running: int = 64
     max_waiting: int = 1024
+    max_queued: int = 512  # requests that wait or run of one tenant that is told apart; more are refused
     prefix_cache: bool = True
     lookup: bool = False  # draft what the text itself said before
     draft: str | None = None  # a smaller model of the same vocabulary that writes drafts
@@ -47,7 +48,16 @@ class EngineConfig:
         if not 1 <= self.prefill_floor <= self.prefill_share:
             remedy = f"Use 1 to prefill_share, {self.prefill_share}"
             raise BadSettings(f"prefill_floor {self.prefill_floor} is wrong", remedy=remedy)
-        for name in ("block_size", "num_blocks", "kv_bytes", "max_waiting", "threads", "skip_ahead", "max_skips"):
+        for name in (
+            "block_size",
+            "num_blocks",
+            "kv_bytes",
+            "max_waiting",
+            "max_queued",
+            "threads",
+            "skip_ahead",
+            "max_skips",
+        ):
             value, least = getattr(self, name), 0 if "skip" in name else 1
             if value is not None and value < least:
                 raise BadSettings(f"{name} {value} is wrong", remedy=f"Use {least} or more")

@@ -110,6 +110,9 @@ class Engine:
         max_output = admit(request, self.limits)
         if len(self._scheduler.waiting) + len(self._compiling) >= self.config.max_waiting:
             raise Overloaded(f"{self.config.max_waiting} requests are waiting", remedy="Send the request again later")
+        if request.tenant and self._scheduler.waiting.num_open(request.tenant) >= self.config.max_queued:
+            told = f"{self.config.max_queued} requests of this tenant wait or run"
+            raise Overloaded(told, remedy="Send the request again later")
         if request.request_id in self._sequences:
             raise BadRequest(f"request id {request.request_id!r} is in use", remedy="Choose another")
         tail = request.prompt[-PROMPT_TAIL:]

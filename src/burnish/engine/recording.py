@@ -101,6 +101,11 @@ class Waiting:
                 send(StopRecording(self._number))
             self._wanted = None
 
+    @property
+    def is_recording(self) -> bool:
+        """Whether a caller waits for steps to be recorded."""
+        return self._wanted is not None
+
     def deliver(self, recorded: Recorded) -> None:
         """Hand over what came; one that nobody waits for any more is dropped."""
         if self._wanted is not None and not self._wanted.done() and recorded.number == self._number:

@@ -5,7 +5,6 @@ budget runs out. Prefill in chunks, prefix hits, decode and recomputation after 
 What is left of a step may be given to drafts: tokens computed as if they were known, and kept if they turn out right.
 """
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from burnish.core.types import Load
 from burnish.engine.blocks import BlockPool
 from burnish.engine.config import EngineConfig
 from burnish.engine.prefix import PrefixCache
+from burnish.engine.queue import FairQueue
 from burnish.engine.sequence import Sequence
 
 
@@ -58,14 +58,14 @@ class Scheduler:
 
     def __init__(self, config: EngineConfig, pool: BlockPool, prefix: PrefixCache) -> None:
         self.config, self.pool, self.prefix = config, pool, prefix
-        self.waiting: deque[Sequence] = deque()
+        self.waiting = FairQueue()
         self.running: list[Sequence] = []  # by arrival, the oldest first
         self.num_preemptions = 0
         self.num_queried_tokens = self.num_hit_tokens = 0  # of admitted sequences
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence that is known to fit an empty pool."""
-        self.waiting.append(sequence)
+        self.waiting.add(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence, wherever it is, and free its blocks."""
@@ -74,26 +74,34 @@ class Scheduler:
             self._free_blocks(sequence)
         else:
             self.waiting.remove(sequence)
+        self.waiting.close(sequence)
 
     def schedule(self, lengths: Lengths | None = None) -> Schedule:
-        """The next step: every decode, then prefill within its share, the oldest first; then room for drafts."""
+        """The next step: every decode, then prefill within its share, whose tenant was served least first; then room
+        for drafts.
+        """
         chunks: list[Chunk] = []
-        prefill = self._prefill_budget()
-        for sequence in list(self.running):
-            wanted = sequence.num_pending if sequence.num_pending == 1 else min(sequence.num_pending, prefill)
-            if wanted and self._grow(sequence, wanted):
-                chunks.append(Chunk(sequence, wanted))
-                prefill -= wanted if sequence.num_pending > 1 else 0
+        prefill, preempted = self._prefill_budget(), self.num_preemptions
+        reading = list[Sequence]()
+        for running in list(self.running):
+            if running.num_pending > 1:
+                reading.append(running)
+            elif self._grow(running, 1):
+                chunks.append(Chunk(running, 1))
+        reading.sort(key=self.waiting.rank, reverse=True)
         started: list[Sequence] = []
-        while prefill > 0 and (admitted := self._next_waiting()) is not None:
-            if not admitted.has_started:
-                admitted.num_cached = admitted.num_computed
-                started.append(admitted)
-            chunk = Chunk(admitted, min(admitted.num_pending, prefill))
-            grown = self._grow(admitted, chunk.num_tokens)
-            assert grown, "admission looked for room"
-            chunks.append(chunk)
-            prefill -= chunk.num_tokens
+        while prefill > 0 and (sequence := self._next_to_read(reading)) is not None:
+            if not sequence.has_started:
+                sequence.num_cached = sequence.num_computed
+                self.waiting.charge(sequence, sequence.num_pending)
+                started.append(sequence)
+            wanted = min(sequence.num_pending, prefill)
+            if self._grow(sequence, wanted):
+                chunks.append(Chunk(sequence, wanted))
+                prefill -= wanted
+        if self.num_preemptions > preempted:  # blocks of some were taken for others
+            left = {id(one) for one in self.running}
+            chunks = [chunk for chunk in chunks if id(chunk.sequence) in left]
         if lengths is not None:
             chunks = self._with_room(chunks, lengths)
         return Schedule(tuple(chunks), tuple(started))
@@ -129,6 +137,8 @@ class Scheduler:
         sequences from now on.
         """
         sequence = chunk.sequence
+        if chunk.is_last:
+            self.waiting.charge(sequence, num_written=1 + num_kept)
         before = sequence.num_computed // self.config.block_size
         sequence.num_computed += chunk.num_tokens + num_kept
         sequence.num_scored = max(sequence.num_scored, min(sequence.num_computed, sequence.num_to_score))
@@ -180,7 +190,7 @@ class Scheduler:
         """Back to the head of the queue; its known tokens stay, the computed ones are computed again."""
         self.running.remove(sequence)
         self._free_blocks(sequence)
-        self.waiting.appendleft(sequence)
+        self.waiting.add_preempted(sequence)
         self.num_preemptions += 1
 
     def _free_blocks(self, sequence: Sequence) -> None:
@@ -189,12 +199,23 @@ class Scheduler:
         sequence.blocks.clear()
         sequence.num_computed = sequence.num_draft_computed = 0
 
+    def _next_to_read(self, reading: list[Sequence]) -> Sequence | None:
+        """The last of those that read already; or one that waits and whose tenant was served less, admitted now."""
+        if reading and (not len(self.waiting) or self._comes_before(reading[-1])):
+            return reading.pop()
+        admitted = self._next_waiting()
+        return reading.pop() if admitted is None and reading else admitted
+
+    def _comes_before(self, sequence: Sequence) -> bool:
+        [first] = self.waiting.first(1)
+        return self.waiting.rank(sequence)[0] <= self.waiting.rank(first)[0]
+
     def _next_waiting(self) -> Sequence | None:
         """Admit the first waiting sequence that fits; a few may be overtaken, each a bounded number of times."""
         if len(self.running) == self.config.max_running:
             return None
         overtaken: list[Sequence] = []
-        for sequence in list(self.waiting)[: 1 + self.config.skip_ahead]:
+        for sequence in self.waiting.first(1 + self.config.skip_ahead):
             if self._admit(sequence):
                 for other in overtaken:
                     other.skips += 1

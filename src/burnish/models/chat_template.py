@@ -10,6 +10,7 @@ from jinja2 import Template, TemplateError
 from jinja2.exceptions import SecurityError
 
 from burnish.core.errors import BadCheckpoint, BadRequest
+from burnish.core.tools import ToolCall, style_of
 from burnish.core.types import Message
 from burnish.models.sandbox import Sandbox, begin, measured
 
@@ -29,6 +30,7 @@ class ChatTemplate:
         except (TemplateError, RecursionError) as error:
             raise BadCheckpoint(f"the chat template is broken: {_line(error)}", remedy="Correct it") from None
         self._tokens = dict(tokens)
+        self.tool_style = style_of(source)
 
     @classmethod
     def find(cls, config: Mapping[str, Any], file: Path) -> "ChatTemplate | None":
@@ -51,22 +53,49 @@ class ChatTemplate:
             raise BadCheckpoint("tokenizer_config.json: chat_template is no text", remedy="Correct it")
         return cls(source, _special_tokens(config))
 
-    def render(self, messages: Sequence[Message], *, to_answer: bool = True) -> str:
+    def render(
+        self, messages: Sequence[Message], *, to_answer: bool = True, tools: Sequence[Mapping[str, object]] = ()
+    ) -> str:
         """The conversation as text, with ``to_answer`` ending where the assistant's answer begins.
 
-        Raises ``BadRequest``.
+        ``tools``: functions that may be called, as OpenAI's API describes them. Raises ``BadRequest``.
         """
-        turns = [{"role": message.role, "content": message.content} for message in messages]
+        turns = [_turn(message) for message in messages]
         begin()
         try:
             pieces = self._template.generate(
-                messages=turns, add_generation_prompt=to_answer, tools=None, documents=None, **self._tokens
+                messages=turns,
+                add_generation_prompt=to_answer,
+                tools=list(tools) or None,
+                documents=None,
+                **self._tokens,
             )
             return "".join(_bounded(pieces))
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             raise _refusal(error) from None
         except (RecursionError, MemoryError) as error:
             raise _refusal(error) from None
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    """A message as templates know it: arguments of calls are values, not text."""
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        turn["tool_calls"] = [
+            {"id": call.call_id, "type": "function", "function": {"name": call.name, "arguments": _value(call)}}
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
+    return turn
+
+
+def _value(call: ToolCall) -> Any:
+    try:
+        return json.loads(call.arguments)
+    except ValueError:
+        told = f"the arguments of call {call.call_id[:80]!r} are no JSON"
+        raise BadRequest(told, remedy="Send them as the model wrote them", param="messages") from None
 
 
 def _bounded(pieces: Iterator[str]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import tokenizers
 
 from burnish.core.errors import BadCheckpoint, BadRequest, NotFound
+from burnish.core.tools import ToolStyle
 from burnish.core.types import Message
 from burnish.models import llama2c, tok_bin
 from burnish.models.chat_template import ChatTemplate
@@ -87,12 +88,19 @@ class Tokenizer:
         stream = TextStream(self, skip_special_tokens=skip_special_tokens)
         return "".join(map(stream.push, token_ids)) + stream.finish()
 
-    def chat(self, messages: Sequence[Message], *, to_answer: bool = True) -> list[int]:
+    @property
+    def tool_style(self) -> ToolStyle | None:
+        """How the model writes calls of functions; None where its chat template knows of none."""
+        return None if self.template is None else self.template.tool_style
+
+    def chat(
+        self, messages: Sequence[Message], *, to_answer: bool = True, tools: Sequence[Mapping[str, object]] = ()
+    ) -> list[int]:
         """Token ids of a conversation, ready for the assistant's answer if ``to_answer``. Raises ``BadRequest``."""
         if self.template is None:
             reason, remedy = "this model has no chat template", "Use /v1/completions"
             raise BadRequest(reason, remedy=remedy, param="messages", code="no_chat_template")
-        return self.encode(self.template.render(messages, to_answer=to_answer), add_special_tokens=False)
+        return self.encode(self.template.render(messages, to_answer=to_answer, tools=tools), add_special_tokens=False)
 
     def piece(self, token_id: int) -> bytes:
         """The bytes of one token; nothing for an id outside the vocabulary."""

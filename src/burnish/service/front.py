@@ -10,6 +10,7 @@ from burnish.core.errors import BadRequest, NotFound
 from burnish.core.profile import Profiled
 from burnish.core.types import ModelCard, TextCodec
 from burnish.service.config import ServiceConfig
+from burnish.service.guard import TENANT
 from burnish.service.lifecycle import Lifecycle
 from burnish.service.meter import Meter
 
@@ -44,4 +45,11 @@ async def _front(request: HttpRequest) -> Front:
     return front
 
 
+async def _tenant(request: HttpRequest) -> str:
+    tenant: str = request.scope.get(TENANT, "")
+    return tenant
+
+
+TenantOf = Annotated[str, Depends(_tenant)]
+"""Who sent a request; empty where there are no keys"""
 FrontOf = Annotated[Front, Depends(_front)]

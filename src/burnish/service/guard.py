@@ -1,5 +1,6 @@
 """What a request must pass before it reaches an endpoint: pure ASGI middleware."""
 
+import hashlib
 import hmac
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ from burnish.core.errors import PayloadTooLarge, Unauthorized
 from burnish.service.lifecycle import Lifecycle
 
 HEALTH = "/health/"
+TENANT, TENANT_LENGTH = "burnish.tenant", 16  # of a scope; who sent a request, told by the key
 OPEN_WHILE_DRAINING = (HEALTH, "/metrics")
 
 
@@ -27,7 +29,7 @@ class Admission:
 
 
 class Keys:
-    """Asks every path except health for ``Authorization: Bearer <key>``.
+    """Asks every path except health for ``Authorization: Bearer <key>``. Every key is a tenant of its own.
 
     A browser that opens the page without a key gets ``sign_in``: a document that can ask for one.
     """
@@ -41,18 +43,22 @@ class Keys:
         app = self.app
         if scope["type"] == "http" and self.keys and not scope["path"].startswith(HEALTH):
             headers = Headers(scope=scope)
-            if not self._knows(headers):
+            key = self._known(headers)
+            if key is not None:
+                scope = dict(scope) | {TENANT: hashlib.sha256(key).hexdigest()[:TENANT_LENGTH]}
+            else:
                 if not _opens_page(scope, headers):
                     raise Unauthorized("missing or wrong API key", remedy="Send it as 'Authorization: Bearer KEY'")
                 app = self.sign_in
         await app(scope, receive, send)
 
-    def _knows(self, headers: Headers) -> bool:
+    def _known(self, headers: Headers) -> bytes | None:
+        """The key of a request; None without one that is known."""
         scheme, _, key = headers.get("authorization", "").partition(" ")
         offered = key.strip().encode("latin-1")
         # Every key is compared, in constant time: the answer's delay tells nothing.
         matches = [hmac.compare_digest(offered, known) for known in self.keys]
-        return scheme.lower() == "bearer" and any(matches)
+        return offered if scheme.lower() == "bearer" and any(matches) else None
 
 
 class BodyLimit:

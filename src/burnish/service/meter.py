@@ -95,6 +95,8 @@ class _Passage:
 
     def see(self, event: Event, now: float) -> None:
         match event:
+            case StartEvent(is_anew=True):
+                pass  # it has been counted
             case StartEvent():
                 self._run()
                 self.meter.queue_s.observe(event.queue_s)

@@ -8,7 +8,7 @@ from typing import Protocol
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from burnish.core.types import FinishEvent, PromptEvent, TokenEvent
+from burnish.core.types import FinishEvent, PromptEvent, StartEvent, TokenEvent
 from burnish.service.front import Front
 from burnish.service.openai.prompt import Batch
 from burnish.service.openai.schema import GenerationBody
@@ -75,7 +75,9 @@ async def _document(front: Front, batch: Batch, form: Form) -> str:
     choices = [Choice() for _ in batch.requests]
     async with aclosing(merge(front.served, batch.requests)) as events:
         async for index, event in events:
-            if isinstance(event, TokenEvent):
+            if isinstance(event, StartEvent) and event.is_anew:
+                choices[index] = Choice()
+            elif isinstance(event, TokenEvent):
                 choices[index].tokens.append(event)
             elif isinstance(event, PromptEvent):
                 choices[index].prompt.append(event)

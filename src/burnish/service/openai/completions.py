@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from burnish.core.errors import BadRequest
 from burnish.core.types import FinishEvent, PromptEvent, TokenEvent
-from burnish.service.front import Front, FrontOf
+from burnish.service.front import Front, FrontOf, TenantOf
 from burnish.service.openai.answer import Choice, finish_reason, respond
 from burnish.service.openai.echo import Echo, echoes
 from burnish.service.openai.logprobs import TextOffsets, join_text, text_logprobs
@@ -26,7 +26,7 @@ from burnish.service.openai.shapes import TextChoice, TextCompletion, TextLogpro
 from burnish.service.stream import ChoiceEvent
 
 
-async def create_completion(body: CompletionBody, front: FrontOf) -> Response:
+async def create_completion(body: CompletionBody, front: FrontOf, tenant: TenantOf) -> Response:
     """Continuations of one or more prompts."""
     check_options(front, body)
     prompts = await encode_prompts(front, body.prompt)
@@ -35,7 +35,14 @@ async def create_completion(body: CompletionBody, front: FrontOf) -> Response:
         raise BadRequest("max_tokens 0 asks for nothing", remedy="Set echo, or ask for more", param="max_tokens")
     of_prompt = body.logprobs if body.echo else None
     batch = new_batch(
-        front, "cmpl", body, prompts, max_tokens=max_tokens, logprobs=body.logprobs, prompt_logprobs=of_prompt
+        front,
+        "cmpl",
+        body,
+        prompts,
+        tenant=tenant,
+        max_tokens=max_tokens,
+        logprobs=body.logprobs,
+        prompt_logprobs=of_prompt,
     )
     return respond(front, body, batch, TextForm(front, batch, body))
 

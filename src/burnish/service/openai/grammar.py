@@ -12,7 +12,10 @@ WAYS = "json, regex, choice, grammar"
 
 
 def grammar_of(body: GenerationBody) -> Grammar | None:
-    """None: any text. Raises ``BadRequest`` for more than one wish."""
+    """None: any text. Raises ``BadRequest`` for more than one wish.
+
+    Calls that a chat demands come before ``response_format``, which then is for answers that are none.
+    """
     wanted = body.response_format if isinstance(body, ChatBody) else None
     asked = None if body.structured_outputs is None else _structured(body.structured_outputs)
     if isinstance(wanted, JsonFormat | SchemaFormat):

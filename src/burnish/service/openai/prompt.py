@@ -1,17 +1,18 @@
 """From a request body to engine requests: tokens, sampling, and every bound that concerns them."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 from uuid import uuid4
 
 from burnish.core.admission import Limits, admit
 from burnish.core.errors import BadRequest
-from burnish.core.types import Message, Request, Sampling
+from burnish.core.tools import ToolCall
+from burnish.core.types import Grammar, Message, Request, Sampling
 from burnish.service.front import Front
 from burnish.service.openai.grammar import grammar_of
-from burnish.service.openai.schema import ChatMessage, GenerationBody
+from burnish.service.openai.schema import ChatMessage, GenerationBody, ModelMessage, ResultMessage, text_of
 
 LONG_TEXT = 4000  # characters: tokenizing more would hold up the event loop
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's
@@ -39,11 +40,22 @@ async def encode(front: Front, text: str, *, add_special_tokens: bool = True) ->
     return await asyncio.to_thread(codec.encode, text, add_special_tokens=add_special_tokens)
 
 
-async def encode_chat(front: Front, messages: Sequence[ChatMessage]) -> list[int]:
+async def encode_chat(
+    front: Front, messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, object]] = ()
+) -> list[int]:
     """Token ids of a conversation, ready for the answer."""
-    turns = [Message("system" if m.role == "developer" else m.role, m.text) for m in messages]
     # A thread even for a short one: what a template does with it is not known.
-    return await asyncio.to_thread(front.text.chat, turns)
+    return await asyncio.to_thread(front.text.chat, [_message(one) for one in messages], tools=tools)
+
+
+def _message(said: ChatMessage) -> Message:
+    text = text_of(said.content)
+    if isinstance(said, ModelMessage):
+        calls = tuple(ToolCall(call.id, call.function.name, call.function.arguments) for call in said.tool_calls)
+        return Message(said.role, text, calls)
+    if isinstance(said, ResultMessage):
+        return Message(said.role, text, tool_call_id=said.tool_call_id)
+    return Message("system" if said.role == "developer" else said.role, text)
 
 
 async def encode_prompts(front: Front, prompt: str | list[str] | list[int] | list[list[int]]) -> list[list[int]]:
@@ -60,23 +72,36 @@ def new_batch(
     body: GenerationBody,
     prompts: Sequence[Sequence[int]],
     *,
+    tenant: str,
     max_tokens: int | None,
     logprobs: int | None,
     prompt_logprobs: int | None = None,
+    grammar: Grammar | None = None,
 ) -> Batch:
-    """The engine requests of one call.
+    """The engine requests of one call. ``grammar``: of answers that must be calls.
 
     Raises ``BadRequest`` for a value out of bounds, ``PromptTooLong`` for a prompt that cannot fit.
     """
     sampling = replace(
-        _sampling(front, body, max_tokens=max_tokens, logprobs=logprobs), prompt_logprobs=prompt_logprobs
+        _sampling(front, body, max_tokens=max_tokens, logprobs=logprobs),
+        prompt_logprobs=prompt_logprobs,
+        grammar=grammar or grammar_of(body),
     )
     answer_id = f"{kind}-{uuid4().hex}"
+    salt = f"{tenant} {body.cache_salt}" if tenant else body.cache_salt  # no tenant sees another's prefixes
     requests: list[Request] = []
     limits = Limits(front.card.vocab_size, front.card.max_request_tokens)
     for number, prompt in enumerate(prompts):
         request_id = f"{answer_id}.{number}" if len(prompts) > 1 else answer_id
-        request = Request(request_id=request_id, prompt=tuple(prompt), sampling=sampling, salt=body.cache_salt)
+        request = Request(
+            request_id=request_id,
+            prompt=tuple(prompt),
+            sampling=sampling,
+            salt=salt,
+            tenant=tenant,
+            priority=body.priority,
+            may_restart=not body.stream,
+        )
         choices = request.choices()
         admit(choices[0], limits)  # they differ in nothing but their seeds
         requests.extend(choices)
@@ -123,7 +148,6 @@ def _sampling(front: Front, body: GenerationBody, *, max_tokens: int | None, log
         ignore_eos=body.ignore_eos,
         n=body.n,
         logprobs=logprobs,
-        grammar=grammar_of(body),
     )
 
 

@@ -132,6 +132,7 @@ class GenerationBody(Body):
     repetition_penalty: float = Field(1.0, gt=0, le=10)
     cache_salt: Text = Field("", max_length=256)
     structured_outputs: StructuredOutputs | None = None
+    priority: int = Field(0, ge=-100, le=100)
 
     @property
     def streams_usage(self) -> bool:
@@ -162,16 +163,91 @@ class TextPart(Body):
     text: Text
 
 
-class ChatMessage(Body):
-    """One turn. ``developer`` is the newer name of ``system``."""
+class CalledFunction(Body):
+    """A function and what it was called with, JSON."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[TextPart], Field(fail_fast=True)]
+    name: Text
+    arguments: Text
 
-    @property
-    def text(self) -> str:
-        """The content as one string."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+class CalledTool(Body):
+    """A call that the model made."""
+
+    id: Text
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+Content = Text | Annotated[list[TextPart], Field(fail_fast=True)]
+
+
+class SpokenMessage(Body):
+    """A turn of anybody but the model. ``developer`` is the newer name of ``system``."""
+
+    role: Literal["system", "developer", "user"]
+    content: Content
+
+
+class ModelMessage(Body):
+    """A turn of the model: text, calls, or both."""
+
+    role: Literal["assistant"]
+    content: Content | None = None
+    tool_calls: Annotated[list[CalledTool], Field(fail_fast=True)] = []
+    refusal: None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "ModelMessage":
+        if self.content is None and not self.tool_calls:
+            raise BadRequest("a message has no content", remedy="Give content or tool_calls", param="content")
+        return self
+
+
+class ResultMessage(Body):
+    """The result of a call."""
+
+    role: Literal["tool"]
+    content: Content
+    tool_call_id: Text
+
+
+ChatMessage = Annotated[SpokenMessage | ModelMessage | ResultMessage, Field(discriminator="role")]
+
+
+def text_of(content: Content | None) -> str:
+    """Content as one string."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "".join(part.text for part in content)
+
+
+class Function(Body):
+    """A function that the model may call. ``parameters``: a JSON schema, always kept to where a call is demanded."""
+
+    name: Annotated[Text, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+    description: Text | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Body):
+    """A tool: only functions are served."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(Body):
+    """Which function."""
+
+    name: Text
+
+
+class NamedTool(Body):
+    """Demands a call of one function."""
+
+    type: Literal["function"]
+    function: NamedFunction
 
 
 class ChatBody(GenerationBody):
@@ -183,6 +259,9 @@ class ChatBody(GenerationBody):
     top_logprobs: int | None = Field(None, ge=0)
     response_format: Annotated[TextFormat | JsonFormat | SchemaFormat, Field(discriminator="type")] | None = None
     modalities: list[Literal["text"]] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128, fail_fast=True)] = []
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool = True
 
 
 class TokenizeBody(Body):

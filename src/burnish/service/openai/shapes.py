@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-Finish = Literal["stop", "length"]
+Finish = Literal["stop", "length", "tool_calls"]
 
 
 class PromptTokensDetails(BaseModel):
@@ -43,12 +43,28 @@ class ChatLogprobs(BaseModel):
     refusal: None = None
 
 
+class FunctionShape(BaseModel):
+    """A function and what it is called with, JSON."""
+
+    name: str
+    arguments: str
+
+
+class ToolCallShape(BaseModel):
+    """A call that the model makes."""
+
+    id: str
+    type: Literal["function"]
+    function: FunctionShape
+
+
 class AssistantMessage(BaseModel):
-    """The model's turn."""
+    """The model's turn. ``content`` is null where it is nothing but calls."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    tool_calls: list[ToolCallShape] | None = None
 
 
 class ChatChoice(BaseModel):
@@ -71,11 +87,28 @@ class ChatCompletion(BaseModel):
     usage: UsageShape
 
 
+class FunctionDelta(BaseModel):
+    """The name once, then more of the arguments."""
+
+    name: str = ""
+    arguments: str = ""
+
+
+class ToolCallDelta(BaseModel):
+    """What a chunk adds to a call."""
+
+    index: int
+    id: str = ""
+    type: Literal["function"] = "function"
+    function: FunctionDelta
+
+
 class Delta(BaseModel):
     """What a chunk adds to a message."""
 
     role: Literal["assistant"] = "assistant"
     content: str = ""
+    tool_calls: list[ToolCallDelta] = []
 
 
 class ChunkChoice(BaseModel):
