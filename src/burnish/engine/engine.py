@@ -209,7 +209,7 @@ class Engine:
     def _schedule(self) -> Schedule:
         """The next step, with drafts where they pay."""
         self._started_s = time.perf_counter()
-        if self._speculation is None:
+        if self._speculation is None or self._speculation.rests():
             return self._scheduler.schedule()
         return self._speculation.write(self._scheduler.schedule(self._speculation.lengths))
 

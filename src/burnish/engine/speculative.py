@@ -24,12 +24,12 @@ from burnish.engine.sequence import Sequence
 MOST_DRAFTS = 8  # of a sequence in a step
 MOST_ROWS = 64  # of all drafts of a step
 LEAST_CHANCE = 0.1  # of a draft to be kept: below it none is weighed
-WORTH = 1.02  # times as many tokens per second: less is within what costs are uncertain by
+WORTH = 1.05  # times as many tokens per second: less is within what costs are uncertain by
 PAUSE, PROBES = 32, 3  # steps without a draft of the model's before it tries again, twice as many each time; how often
 TRY_ANEW = 16  # requests of which one lets the model try, where it did not pay for those before
 FORGET = 0.8  # of whether the model paid for a request, with each later one
 SHARED_KEPT = 0.995
-LOOKS, MOST_REST = 4, 8  # times that a text is looked at before it is so a step more rarely; steps at most
+LOOKS, MOST_REST = 6, 8  # times that a text is looked at in vain before it is so half as often; steps between, at most
 LEARNED = 8  # steps without drafts of which one's time is taken note of
 
 
@@ -89,6 +89,7 @@ class Speculation:
         self._saved_s = self._writing_s = 0.0
         self._is_plain = self._is_drafted = False  # the step: nothing but decoding; with drafts
         self._num_plain = self._number = 0  # of the step
+        self._due = 0  # the step in which some text is looked at again
         self._step: _Step | None = None
 
     @property
@@ -96,10 +97,15 @@ class Speculation:
         """What came of it so far."""
         return Drafted(self._drafts, tuple(self._kept), self._steps, self._saved_s)
 
+    def rests(self) -> bool:
+        """Whether nobody's text is to be looked at for the next step."""
+        self._number += 1
+        self._is_plain = self._is_drafted = False
+        return self._number < self._due
+
     def lengths(self, sequences: list[Sequence], rows: int, spare: int) -> dict[str, int]:
         """Drafts of each sequence that gets any, by request, in a step of so many rows anyway, and so many left."""
         offers = list[Offer]()
-        self._number += 1
         for owner, sequence in enumerate(sequences):
             text = self._texts.get(sequence) or self._begin(sequence)
             if text.due > self._number:
@@ -109,7 +115,9 @@ class Speculation:
             if text.lookup.run or text.model_may:
                 self._offer(sequence, text, owner, offers)
             text.num_looks += 1
-            text.due = self._number + min(text.num_looks // LOOKS, MOST_REST)
+            rest = min(1 << text.num_looks // LOOKS, MOST_REST)
+            text.due = (self._number // rest + 1) * rest  # texts that rest alike are looked at in the same step
+        self._due = min((self._texts[sequence].due for sequence in sequences), default=0)
         self._is_plain = rows == len(sequences)
         found = [0] * len(sequences)
         if offers and spare:
@@ -124,7 +132,7 @@ class Speculation:
             if count:
                 given[sequence.request.request_id] = count
                 text = self._texts[sequence]
-                text.num_looks = text.due = 0
+                text.num_looks = text.due = self._due = 0
         return given
 
     def _offer(self, sequence: Sequence, text: _Text, owner: int, offers: list[Offer]) -> None:
