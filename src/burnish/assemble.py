@@ -299,7 +299,7 @@ def build_engine(path: Path, config: EngineConfig, name: str) -> "tuple[Engine, 
     from burnish.models.tokenizer import load_tokenizer
 
     plan = open_plan(path)
-    draft = None if config.draft is None else open_plan(locate(config.draft))
+    draft = open_plan(locate(config.draft)) if config.draft else None
     engine = Engine(plan, load_tokenizer(path), config, draft=draft)
     card = ModelCard(
         name=name,
@@ -310,6 +310,8 @@ def build_engine(path: Path, config: EngineConfig, name: str) -> "tuple[Engine, 
         created=int(time.time()),
         max_in_flight=config.max_waiting,
         max_queued=config.max_queued,
+        max_running=config.max_running,
+        first_token_s=config.first_token_s,
     )
     return engine, card
 

@@ -23,6 +23,13 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "additionalProperties": False,
     },
     "time": {"type": "object", "properties": {}, "additionalProperties": False},
+    "walk": {  # as Pydantic describes models within models
+        "$defs": {"Pace": {"enum": ["slow", "fast"]}},
+        "type": "object",
+        "properties": {"pace": {"$ref": "#/$defs/Pace"}},
+        "required": ["pace"],
+        "additionalProperties": False,
+    },
 }
 
 
@@ -59,7 +66,7 @@ def test_demanded_calls_are_calls(style: ToolStyle, parallel: bool, choice: Any)
             elif isinstance(event, FinishEvent):
                 ends.append(event)
     complete = [end.request_id for end in ends if end.reason == "stop"]
-    assert len(complete) >= 6, "white space and many calls may take long"
+    assert len(complete) >= (3 if parallel else 8), "a model that knows nothing may call for ever"
     numbers = set[int]()
     for name in complete:
         calls = parsed(style, said[name])
@@ -72,7 +79,7 @@ def test_demanded_calls_are_calls(style: ToolStyle, parallel: bool, choice: Any)
 
 
 def parsed(style: ToolStyle, answer: str) -> list[tuple[str, Any]]:
-    parser = CallParser(style)
+    parser = CallParser(style, SCHEMAS)
     pieces = [*parser.push(answer), *parser.finish()]
     assert not any(isinstance(piece, Said) and piece.text.strip() for piece in pieces)
     names = [piece.name for piece in pieces if isinstance(piece, Began)]

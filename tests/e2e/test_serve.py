@@ -99,7 +99,7 @@ def test_a_schema_that_is_none_is_a_bad_request(client: OpenAI, streamed: bool) 
             response_format={"type": "json_schema", "json_schema": schema},
             stream=streamed,
         )
-    assert (caught.value.code, caught.value.param) == ("bad_grammar", "response_format")
+    assert caught.value.code == "bad_grammar"
 
 
 def test_the_page_and_the_metrics_are_there(base_url: str) -> None:

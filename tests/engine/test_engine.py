@@ -92,9 +92,11 @@ def test_logits_that_are_no_numbers_fail_one_request_only(make_engine: MakeEngin
     kept = weight[200].clone()
     try:
         weight[200] = 3e38  # the embedding is the head too: every row's logit of token 200 overflows
-        broken = run(make_engine(), [request("r", PROMPT)])["r"]
+        engine = make_engine()
+        broken = run(engine, [request("r", PROMPT)])["r"]
     finally:
         weight[200] = kept
+    assert engine.load().not_numbers == 1
     assert end(broken).reason == "error"
     assert end(broken).error
     assert end(run(make_engine(), [request("again", PROMPT)])["again"]).reason == "length"

@@ -12,7 +12,7 @@ from burnish.engine.queue import AGE_S, FairQueue
 from burnish.engine.sequence import Sequence
 from burnish.engine.text import NoText, OutputText
 from burnish.models.decoder import Decoder
-from tests.engine.conftest import finish
+from tests.engine.conftest import finish, tokens
 from tests.tiny import ByteTokenizer
 
 
@@ -139,3 +139,38 @@ def test_a_tenant_may_hold_only_so_much_of_the_queue(decoder: Decoder) -> None:
     finish(engine)
     with pytest.raises(BadSettings, match="max_queued 0"):
         EngineConfig(max_queued=0)
+
+
+def test_a_tenant_without_a_place_gets_one_where_another_has_all(decoder: Decoder) -> None:
+    """Long answers of one tenant hold every place; whoever gives up his goes on where he was, with the same answer."""
+    config = EngineConfig(num_blocks=400, threads=1, max_running=3)
+    alone: dict[str, list[int]] = {}
+    for number in range(3):
+        engine = Engine(decoder, ByteTokenizer(), config)
+        engine.add(asked(f"{number}", "flood", 20, max_tokens=100))
+        alone |= {name: tokens(events) for name, events in finish(engine).items()}
+    engine = Engine(decoder, ByteTokenizer(), config)
+    for number in range(3):
+        engine.add(asked(f"{number}", "flood", 20, max_tokens=100))
+    for _ in range(20):
+        engine.step()
+    engine.add(asked("other", "other", 20))
+    started = [event.request_id for _ in range(2) for event in engine.step() if isinstance(event, StartEvent)]
+    assert started == ["other"]
+    assert engine.load().preemptions == 1
+    engine.add(asked("another", "other", 20))
+    events = finish(engine)
+    assert all(tokens(events[name]) == alone[name][-len(tokens(events[name])) :] for name in alone)
+
+
+def test_time_alone_is_no_debt() -> None:
+    queue = FairQueue()
+    first = waiting("night", "a")
+    queue.add(first)
+    queue.remove(first)
+    queue.charge(first, 1_000_000)
+    queue.close(first)
+    queue.add(waiting("b 1", "b", arrival_s=1.0))
+    queue.add(waiting("b 2", "b", arrival_s=2.0))
+    queue.add(waiting("a", "a", arrival_s=3.0))
+    assert [serve(queue, 10) for _ in range(3)] == ["b 1", "a", "b 2"]

@@ -60,8 +60,16 @@ def build_narrow() -> tuple[Engine, ModelCard]:
     return build()[0], NARROW
 
 
+class Slow(Engine):
+    """Gives a test time to look."""
+
+    def step(self) -> list[Event]:
+        time.sleep(0.005)
+        return super().step()
+
+
 def build_single() -> tuple[Engine, ModelCard]:
-    return Engine(tiny_decoder(seed=3), ByteTokenizer(), replace(CONFIG, max_running=1)), CARD
+    return Slow(tiny_decoder(seed=3), ByteTokenizer(), replace(CONFIG, max_running=1)), CARD
 
 
 def refuse() -> tuple[Engine, ModelCard]:

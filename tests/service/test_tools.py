@@ -1,6 +1,7 @@
 """Functions that a model calls: found in its answer however it comes, told as the official client expects it."""
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ LLAMAS = '{"name": "weather", "parameters": {"city": "Rome"}}'
 
 def read(style: ToolStyle, answer: str, sizes: Sequence[int]) -> tuple[str, list[tuple[str, Any]]]:
     """Text and calls of an answer that comes in pieces of these sizes."""
-    parser, pieces = CallParser(style), list[Piece]()
+    parser, pieces = CallParser(style, ("weather", "time")), list[Piece]()
     rest, at = answer, 0
     while rest:
         size = sizes[at % len(sizes)]
@@ -54,6 +55,24 @@ ANSWERS: list[tuple[ToolStyle, str, str, list[tuple[str, Any]]]] = [
     (HERMES, "<tool_call>\nnothing\n</tool_call> so", "<tool_call>\nnothing\n</tool_call> so", []),
     (HERMES, '<tool_call>{"city": 1}</tool_call>', '<tool_call>{"city": 1}</tool_call>', []),
     (HERMES, "2 <tool", "2 <tool", []),
+    (HERMES, f"Say <tool_call> so: <tool_call>{CALL}</tool_call>", "Say <tool_call> so: ", [("weather", PARIS)]),
+    (
+        HERMES,
+        f'<tool_call>{{"city": 1}}</tool_call>\n<tool_call>{AGAIN}</tool_call>',
+        '<tool_call>{"city": 1}</tool_call>\n',
+        [("time", {})],
+    ),
+    (
+        HERMES,
+        f"<tool_call>{CALL[:-1]}</tool_call><tool_call>{AGAIN[:-1]}</tool_call>",
+        "",
+        [("weather", PARIS), ("time", {})],
+    ),
+    (HERMES, '<tool_call>{"name": "unknown", "arguments": {}}</tool_call>', "", [("unknown", {})]),
+    (LLAMA, '{"name": "Alice", "age": 30}', '{"name": "Alice", "age": 30}', []),
+    (LLAMA, '{"name": "Alice", "parameters": {}}', '{"name": "Alice", "parameters": {}}', []),
+    (LLAMA, '{"name": "time"}', '{"name": "time"}', []),
+    (MISTRAL, '[{"name": "Alice"}]', '[{"name": "Alice"}]', []),
     (MISTRAL, f"[TOOL_CALLS] [{CALL}, {AGAIN}]", "", [("weather", PARIS), ("time", {})]),
     (MISTRAL, f"[{CALL}]", "", [("weather", PARIS)]),
     (MISTRAL, "[1, 2] is a list", "[1, 2] is a list", []),
@@ -86,6 +105,14 @@ def test_a_call_that_is_cut_keeps_what_was_written() -> None:
     parser = CallParser(HERMES)
     pieces = [*parser.push('<tool_call>{"name": "weather", "arguments": {"a": "b'), *parser.finish()]
     assert [type(piece) for piece in pieces] == [Began, Argued]
+
+
+def test_much_that_is_no_call_costs_little() -> None:
+    """Twenty thousand tokens in what began like a call."""
+    parser, begun_s = CallParser(HERMES), time.monotonic()
+    said = [piece for _ in range(20_000) for piece in parser.push('<tool_call>{"x": "aaaa ')]
+    assert said
+    assert time.monotonic() - begun_s < 10
 
 
 def test_styles_are_told_by_templates() -> None:
@@ -182,7 +209,7 @@ def test_what_is_demanded_becomes_a_grammar(client: OpenAI, double: Double) -> N
         grammar = double.seen[-1].sampling.grammar
         assert grammar is not None
         assert grammar.kind == "lark"
-        assert '"const": "weather"' in grammar.text
+        assert '\\"name\\": \\"weather\\"' in grammar.text
     client.chat.completions.create(**ASK)
     assert double.seen[-1].sampling.grammar is None
 

@@ -34,7 +34,7 @@ from burnish.measure.quality.perplexity import Passage, QualityConfig
 from burnish.models.checkpoint import raw_config
 from burnish.models.families import read_config
 from burnish.models.locate import locate
-from burnish.optimize.candidates import Candidate, fastest_first, is_own, weights
+from burnish.optimize.candidates import Candidate, Drafting, fastest_first, is_own, weights
 from burnish.optimize.deliver import PAGE, REPORT, deliver
 from burnish.optimize.lab import BLOCK, Bench, Half, ProcessLab
 from burnish.optimize.report import page, plain
@@ -207,7 +207,7 @@ def _conditions(order: Order, path: Path, passage: Passage) -> dict[str, Any]:
         "traffic": order.traffic,
         "lengths": ", ".join(lengths[:4]) + more,
         "temperature": order.fitted.situation.temperature,
-        "drafts tried": order.asked.drafting.name or "none",
+        "drafts tried": _drafts(order.asked.drafting),
         "machine": f"{machine.cpu}, {order.config.threads or len(os.sched_getaffinity(0))} threads",
         "price": "none" if order.machine is None else f"{order.machine}, {order.price_per_hour:g} an hour",
         "engine": ", ".join(f"{name} {value}" for name, value in asdict(order.config).items() if value is not None),
@@ -217,6 +217,11 @@ def _conditions(order: Order, path: Path, passage: Passage) -> dict[str, Any]:
 
 def _written(report: dict[str, Any]) -> str:
     return json_format.dumps(report, indent=1) + "\n"
+
+
+def _drafts(tried: Drafting) -> str:
+    told = "" if tried.model is None else f", sha256 {content_hash(locate(tried.model))[:16]}"
+    return f"{tried.name or 'none'}{told}"
 
 
 def _text_hash(text: Path) -> str:

@@ -19,9 +19,11 @@ class BurnishError(Exception):
         super().__init__(f"{message}. {remedy}" if remedy else message)
         self.message, self.remedy, self.param = message, remedy, param
         self.code = code or self.code
+        self.retry_after_s: float | None = None  # when to send a retryable request again; None: soon
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.message, self.remedy, self.param, self.code))
+        own = type(self), self.message, self.remedy, self.param, self.code
+        return (_rebuild, own, {"retry_after_s": self.retry_after_s})
 
 
 def _rebuild(kind: type[BurnishError], message: str, remedy: str, param: str | None, code: str | None) -> BurnishError:
@@ -74,6 +76,13 @@ class Overloaded(BurnishError):
     """Too many requests wait; the same request may be sent again later."""
 
     status, kind, code, retryable = 429, "rate_limit_error", "overloaded", True
+
+    @classmethod
+    def for_seconds(cls, message: str, seconds: float) -> "Overloaded":
+        """With the time after which there is reason to hope."""
+        error = cls(message, remedy="Send the request again later")
+        error.retry_after_s = seconds
+        return error
 
 
 class Unavailable(BurnishError):

@@ -31,6 +31,8 @@ MAX_GRAMMAR = 2**18  # characters
 _INTEGERS = ("max_tokens", "top_k", "n", "logprobs", "prompt_logprobs", "seed")
 
 
+JSON_BLANKS = r" |\r?\n[ \t]{0,32}"
+"""What may stand between the parts of JSON, besides nothing: some models would write blanks for ever"""
 GrammarKind = Literal["json_schema", "regex", "choice", "lark"]
 
 
@@ -94,7 +96,7 @@ class Sampling:
             raise BadRequest("an empty stop string stops everything", remedy="Remove it", param="stop")
         if self.grammar is not None and len(self.grammar.text) > MAX_GRAMMAR:
             told = f"a grammar of {len(self.grammar.text):,} characters is too long"
-            raise BadRequest(told, remedy=f"Use at most {MAX_GRAMMAR:,}", param="response_format")
+            raise BadRequest(told, remedy=f"Use at most {MAX_GRAMMAR:,}")
         for token_id, bias in self.logit_bias:
             if not -100 <= bias <= 100:
                 raise BadRequest(
@@ -131,6 +133,7 @@ class Request:
     tenant: str = ""
     priority: int = 0
     may_restart: bool = False
+    first_token_s: float | None = None  # that its first token may take: what would take longer is refused
 
     def choices(self) -> list["Request"]:
         """One request per choice of ``sampling.n``: the engine only ever sees requests with n = 1.
@@ -176,7 +179,7 @@ class Usage(NamedTuple):
 class StartEvent:
     """A request left the waiting queue for the first time: at most one, before every other event.
 
-    Another comes where a request that may is begun anew: what was told before is void.
+    Where a request that may is begun anew, one that says so comes, then another: what was told before is void.
     """
 
     request_id: str
@@ -233,6 +236,8 @@ class Load(NamedTuple):
     drafts: int = 0  # tokens that were drafted, since start
     kept_drafts: tuple[int, ...] = ()  # of the first, second, ... draft of a step
     saved_s: float = 0.0  # by drafts, as measured costs say; below 0: lost
+    not_numbers: int = 0  # requests that failed because the model's logits were no numbers, since start
+    read_per_s: float = 0.0  # tokens of prompts, in the last step; 0 of one that read few
     ready: bool = True  # False while the engine starts, restarts or drains
 
 
@@ -248,6 +253,8 @@ class ModelCard:
     created: int = 0  # seconds since 1970
     max_in_flight: int = 1024  # requests waiting and running; more are refused
     max_queued: int = 512  # of them, of one tenant
+    max_running: int = 64
+    first_token_s: float | None = None  # that a first token may take; None: for ever
 
 
 class Served(Protocol):

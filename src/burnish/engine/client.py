@@ -24,6 +24,7 @@ from burnish.core.types import (
     TokenEvent,
     Usage,
 )
+from burnish.engine.forecast import Ahead, Forecast
 from burnish.engine.recording import Waiting
 from burnish.engine.worker import Abort, Add, Build, Command, Failed, Progress, Ready, Report, run_engine
 
@@ -43,6 +44,7 @@ class SupervisorConfig:
 
 CANARY = "canary"  # its request id
 CANARY_PROMPT, CANARY_TOKENS = (0, 1), 4
+SLOWER = 20.0  # times what it took at first: that long the canary's answer may take at least
 
 
 class EngineClient:
@@ -58,6 +60,7 @@ class EngineClient:
         self._build, self._config = build, config or SupervisorConfig()
         self._streams: dict[str, _Stream] = {}
         self._open: Counter[str] = Counter()  # streams by tenant
+        self._forecast = Forecast()
         self._profile = Waiting()
         self._load = Load(ready=False)
         self._card: ModelCard | None = None
@@ -65,6 +68,8 @@ class EngineClient:
         self._supervisor: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._known: tuple[int, ...] | None = None  # the canary's answer
+        self._known_s = 0.0  # that it took
+        self._num_submitted = 0
         self._first_start: asyncio.Future[ModelCard] | None = None
         self._is_draining = False
         self._last_sign_s = 0.0
@@ -89,13 +94,10 @@ class EngineClient:
         assert self._card is not None, "it came with the process's first report"
         if request.request_id in self._streams:
             raise BadRequest(f"request id {request.request_id!r} is in use", remedy="Choose another")
-        if len(self._streams) >= self._card.max_in_flight:
-            raise Overloaded(f"{len(self._streams)} requests are in flight", remedy="Send the request again later")
-        if request.tenant and self._open[request.tenant] >= self._card.max_queued:
-            told = f"{self._open[request.tenant]} requests of this tenant are in flight"
-            raise Overloaded(told, remedy="Send the request again later")
         admit(request, Limits(self._card.vocab_size, self._card.max_request_tokens))
+        self._check_room(request, self._card)
         stream = self._streams[request.request_id] = _Stream(request)
+        self._num_submitted += 1
         if len(self._streams) == 1:
             self._last_sign_s = time.monotonic()
         process.send(Add(request))
@@ -112,6 +114,29 @@ class EngineClient:
             is_unfinished = self._streams.pop(request.request_id, None) is not None
             if is_unfinished and self._process is not None:
                 self._process.send(Abort(request.request_id))
+
+    def _check_room(self, request: Request, card: ModelCard) -> None:
+        """Raise ``Overloaded`` where too many are in flight, or the first token would come too late."""
+        expected_s = self._forecast.first_token_s(self._ahead(request, card))
+        if len(self._streams) >= card.max_in_flight:
+            raise Overloaded.for_seconds(f"{len(self._streams)} requests are in flight", expected_s)
+        if request.tenant and self._open[request.tenant] >= card.max_queued:
+            told = f"{self._open[request.tenant]} requests of this tenant are in flight"
+            raise Overloaded.for_seconds(told, expected_s)
+        most = min((limit for limit in (request.first_token_s, card.first_token_s) if limit is not None), default=None)
+        if most is not None and self._streams and expected_s > most:
+            told = f"the first token would take about {expected_s:.2g} s, more than {most:g} s"
+            raise Overloaded.for_seconds(told, expected_s - most)
+
+    def _ahead(self, request: Request, card: ModelCard) -> Ahead:
+        """What is served before a request: all that waits, but of other tenants no more than of its own."""
+        waiting = [stream.request for stream in self._streams.values() if not stream.is_told]
+        own = [one for one in waiting if one.tenant == request.tenant]
+        tenants = len({one.tenant for one in waiting} | {request.tenant})
+        tokens = len(request.prompt) + sum(len(one.prompt) for one in own)
+        every = len(request.prompt) + sum(len(one.prompt) for one in waiting)
+        places = card.max_running - (len(self._streams) - len(waiting))
+        return Ahead(min(every, tenants * tokens), min(len(waiting), tenants * (len(own) + 1) - 1) + 1, places)
 
     async def profile(self, num_steps: int, *, limit_s: float) -> Profile:
         """As ``Profiled``."""
@@ -154,20 +179,26 @@ class EngineClient:
     async def _is_well(self) -> bool:
         """Whether the answer comes, and is what it was. The first is what others are held against."""
         sampling = Sampling(max_tokens=CANARY_TOKENS, temperature=0.0, ignore_eos=True)
-        said = list[int]()
+        said, begun_s, before = list[int](), time.monotonic(), self._num_submitted
+        limit_s = None if self._known is None else max(self._config.canary_limit_s, SLOWER * self._known_s)
         try:
-            async with asyncio.timeout(self._config.canary_limit_s):
+            async with asyncio.timeout(limit_s):
                 async for event in self.submit(Request(request_id=CANARY, prompt=CANARY_PROMPT, sampling=sampling)):
                     if isinstance(event, TokenEvent):
                         said += event.token_ids
                     elif isinstance(event, FinishEvent) and event.reason == "error":
-                        return False
+                        return self._is_busy_since(before)
         except TimeoutError:
-            return False
+            return self._is_busy_since(before)
         except BurnishError:  # the engine ended, or drains: others see to that
             return True
-        self._known = self._known or tuple(said)
+        if self._known is None:
+            self._known, self._known_s = tuple(said), time.monotonic() - begun_s
         return tuple(said) == self._known
+
+    def _is_busy_since(self, before: int) -> bool:
+        """Whether others came beside the canary: then it may wait for them, or fail with them, and says nothing."""
+        return self._num_submitted > before + 1
 
     def _ready_process(self) -> "_EngineProcess":
         if self._process is None or not self._load.ready or self._is_draining:
@@ -231,10 +262,11 @@ class EngineClient:
         return was_ready or self._first_start.exception() is None
 
     def _is_stalled(self) -> bool:
-        return bool(self._streams) and time.monotonic() - self._last_sign_s > self._config.stall_s
+        return self._load.ready and bool(self._streams) and time.monotonic() - self._last_sign_s > self._config.stall_s
 
     def _deliver(self, progress: Progress) -> None:
         self._load = progress.load
+        self._forecast.read(progress.load.read_per_s)
         if progress.recorded is not None:
             self._profile.deliver(progress.recorded)
         for event in progress.events:
@@ -244,6 +276,7 @@ class EngineClient:
             stream.events.put_nowait(event)
             stream.is_told = True
             if isinstance(event, FinishEvent):  # the engine owes it nothing more, however slowly it is read
+                self._forecast.ended(time.monotonic(), was_full=progress.load.waiting > 0)
                 del self._streams[event.request_id]
 
     def _fail_streams(self, error: str, *, but_restart: bool = False) -> None:
@@ -275,6 +308,7 @@ class _Stream:
             return False
         if self.is_told:
             self.events.put_nowait(StartEvent(request_id=self.request.request_id, queue_s=0.0, is_anew=True))
+        self.is_told = False
         self._was_restarted = True
         return True
 

@@ -32,7 +32,8 @@ class EngineConfig:
     max_queued: int = 512  # requests that wait or run of one tenant that is told apart; more are refused
     prefix_cache: bool = True
     lookup: bool = False  # draft what the text itself said before
-    draft: str | None = None  # a smaller model of the same vocabulary that writes drafts
+    draft: str | None = None  # a smaller model of the same vocabulary that writes drafts; none or "": nobody does
+    first_token_s: float | None = None  # that a first token may take: what would take longer is refused; None: no limit
     skip_ahead: int = 8  # waiting requests looked at behind one that does not fit
     max_skips: int = 32  # times a request may be overtaken before nobody passes it
     threads: int | None = None  # None: all cores
@@ -61,6 +62,8 @@ class EngineConfig:
             value, least = getattr(self, name), 0 if "skip" in name else 1
             if value is not None and value < least:
                 raise BadSettings(f"{name} {value} is wrong", remedy=f"Use {least} or more")
+        if self.first_token_s is not None and not self.first_token_s > 0:
+            raise BadSettings(f"first_token_s {self.first_token_s} is wrong", remedy="Use more than 0")
         for name, known in (("keys", get_args(KeyKind)), ("backend", get_args(Backend))):
             if getattr(self, name) not in known:
                 raise BadSettings(f"{name} {getattr(self, name)!r} is unknown", remedy=f"Use {', '.join(known)}")

@@ -33,6 +33,8 @@ class DraftModel:
         """A draft of at most its length for each sequence, whose blocks hold as many tokens."""
         begun_s = time.perf_counter()
         missing = self._catch_up(sequences)
+        ready = [sequence.num_draft_computed >= sequence.num_known - 1 for sequence in sequences]
+        lengths = [length if is_ready else 0 for length, is_ready in zip(lengths, ready, strict=True)]
         drafts: list[list[int]] = [[] for _ in sequences]
         for number in range(max(lengths, default=0)):
             going = [index for index, length in enumerate(lengths) if length > number]
@@ -40,7 +42,7 @@ class DraftModel:
             for index, token in zip(going, self._next(pieces), strict=True):
                 drafts[index].append(token)
         self.last_s = time.perf_counter() - begun_s
-        if lengths and missing <= len(sequences):  # as ever: where all of a draft was kept its end is missing
+        if any(lengths) and missing <= len(sequences):  # as ever: where all of a draft was kept its end is missing
             self._note(self.last_s / max(lengths))
         return [tuple(draft) for draft in drafts]
 
@@ -49,12 +51,14 @@ class DraftModel:
         self._book(sequence, sequence.num_known + min(num_kept, len(draft) - 1))
 
     def _catch_up(self, sequences: list[Sequence]) -> int:
-        """Compute what the model itself has computed, as much at a time as the arena takes; how many tokens."""
+        """Compute what the model itself has computed, no more in a step than the arena takes; how many tokens."""
         missing = 0
         for sequence in sequences:
-            missing += max(0, sequence.num_known - 1 - sequence.num_draft_computed)
-            while (left := sequence.num_known - 1 - sequence.num_draft_computed) > 0:
-                first, count = sequence.num_draft_computed, min(left, self._arena.max_rows)
+            left = max(0, sequence.num_known - 1 - sequence.num_draft_computed)
+            count = min(left, self._arena.max_rows - missing)
+            missing += count
+            if count:
+                first = sequence.num_draft_computed
                 tokens = sequence.tokens[first : first + count]
                 self._executor(lay([Piece(tokens, first, sequence.blocks, (count - 1,))], self._arena.block_size))
                 self._book(sequence, first + count)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "Model", "Plan", "Vocabulary", "plan_of"]
 
 Model = Union[Plan, "Decoder"]
+LEAST_READ = 32  # tokens of prompts in a step, for its speed to tell how fast prompts are read
 COMPILED_S = 0.01  # that a step waits for a grammar where nothing else is to be done
 PROMPT_TAIL = 8  # tokens: more than one character, so that output may begin in the middle of one
 
@@ -77,8 +78,9 @@ class Engine:
         self._compiling: dict[Sequence, Compiling] = {}  # sequences that wait for their grammar
         self._sequences: dict[str, Sequence] = {}
         self._outbox: list[Event] = []  # survives a step that raises half-way
-        self._num_steps = 0
+        self._num_steps = self._num_not_numbers = 0
         self.forward_s = 0.0  # seconds inside the executor: the rest of a step is Python's
+        self._read_per_s = 0.0  # tokens of prompts, in the last step; 0 of one that read few
         self._started_s = self._step_s = 0.0  # when the step began; of the last one's forward pass
         self._speculation = self._speculate(plan, draft)
         self._operations = operation_names(plan)
@@ -190,7 +192,8 @@ class Engine:
     def load(self) -> Load:
         """Counts for the outside."""
         drafts, kept, _, saved_s = self.drafted
-        return self._scheduler.load()._replace(steps=self._num_steps, drafts=drafts, kept_drafts=kept, saved_s=saved_s)
+        counts = self._scheduler.load()._replace(steps=self._num_steps, read_per_s=self._read_per_s)
+        return counts._replace(drafts=drafts, kept_drafts=kept, saved_s=saved_s, not_numbers=self._num_not_numbers)
 
     def record(self, num_steps: int) -> Recorder:
         """Record the next steps. Only one recorder at a time is told; ``stop_recording`` ends it."""
@@ -247,8 +250,11 @@ class Engine:
             for choice in own:
                 if chunk.sequence.request.request_id in self._sequences:
                     self._append(chunk.sequence, choice)
+        took_s = time.perf_counter() - self._started_s
         if self._speculation is not None:
-            self._speculation.took(time.perf_counter() - self._started_s)
+            self._speculation.took(took_s)
+        read = sum(chunk.num_tokens for chunk in schedule.chunks if chunk.num_tokens > 1)
+        self._read_per_s = read / took_s if read >= LEAST_READ else 0.0
         if self._recorder is not None:
             chunks = zip(schedule.chunks, chosen, strict=True)
             written = [len(own) if chunk.sequence.max_output else 0 for chunk, own in chunks]
@@ -259,6 +265,9 @@ class Engine:
         if choice.token_id is None:
             self._outbox.append(self._no_numbers(sequence))
             return
+        if sequence.guide is not None and sequence.guide.error is not None:  # it could not tell what is allowed
+            self._outbox.append(self._lost(sequence, sequence.guide.error))
+            return
         if sequence.max_output == 0:
             self._outbox.append(self._finish(sequence, "length"))
             return
@@ -268,8 +277,7 @@ class Engine:
         if sequence.guide is not None and not is_end:
             sequence.guide.take(choice.token_id)
             if sequence.guide.error is not None:
-                told = f"the grammar cannot be followed: {sequence.guide.error}"
-                self._outbox.append(self._finish(sequence, "error", told, is_refused=True))
+                self._outbox.append(self._lost(sequence, sequence.guide.error))
                 return
         text = "" if is_end else sequence.text.push(choice.token_id)
         reason = self._reason(sequence, is_end)
@@ -299,14 +307,21 @@ class Engine:
             return "stop"
         return "length" if sequence.num_output == sequence.max_output else None
 
+    def _lost(self, sequence: Sequence, why: str) -> FinishEvent:
+        return self._finish(sequence, "error", f"the grammar cannot be followed: {why}", is_refused=True)
+
     def _no_numbers(self, sequence: Sequence) -> FinishEvent:
+        self._num_not_numbers += 1
         return self._finish(sequence, "error", "the model's logits are not numbers")
 
     def _finish(
         self, sequence: Sequence, reason: FinishReason, error: str | None = None, *, is_refused: bool = False
     ) -> FinishEvent:
-        if self._compiling.pop(sequence, None) is None:
+        compiling = self._compiling.pop(sequence, None)
+        if compiling is None:
             self._scheduler.remove(sequence)
+        else:
+            compiling.future.cancel()
         del self._sequences[sequence.request.request_id]
         if self._speculation is not None:
             self._speculation.forget(sequence)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burnish.core.errors import BadRequest
-from burnish.core.types import Grammar
+from burnish.core.types import JSON_BLANKS, Grammar
 
 if TYPE_CHECKING:
     import llguidance
@@ -29,7 +29,6 @@ KEPT = 64  # compiled grammars
 COMPILING = 2  # grammars at a time
 LIMIT_S = 10.0  # of compiling; the library's own limits end what takes longer soon after
 SILENT = 0  # the library's log level
-WHITE = r" |\r?\n[ \t]{0,32}"  # between the parts of JSON: some models would write nothing else for ever
 _LINE = re.compile(r"\s*\n\s*")
 
 
@@ -101,7 +100,13 @@ class Guides:
 
     def begin(self, grammar: Grammar) -> "Compiling":
         """Compile in a thread."""
-        return Compiling(self._threads.submit(self.compile, grammar), self._clock() + LIMIT_S, self._clock)
+        begun = list[float]()
+
+        def compiled() -> Guide:
+            begun.append(self._clock())
+            return self.compile(grammar)
+
+        return Compiling(self._threads.submit(compiled), begun, self._clock)
 
     def compile(self, grammar: Grammar) -> Guide:
         """A guide at the beginning of an answer. Raises ``BadRequest`` for a grammar that cannot be."""
@@ -110,8 +115,14 @@ class Guides:
             if known is not None:
                 self._known.move_to_end(grammar)
                 return Guide(known.deep_copy())
-            tokenizer = self._ready()
-        matcher = _compiled(grammar, tokenizer)
+        try:
+            with self._lock:
+                tokenizer = self._ready()
+            matcher = _compiled(grammar, tokenizer)
+        except BadRequest:
+            raise
+        except BaseException as error:  # a panic of the library is no Exception
+            raise _refused(grammar, str(error)) from None
         with self._lock:
             self._known[grammar] = matcher
             if len(self._known) > KEPT:
@@ -143,6 +154,8 @@ class Guides:
         if drafted:
             self._executor.unsafe_compute_mask_ptr_with_draft_token(drafted, *place)
         spread = np.unpackbits(bits.view(np.uint8), axis=1, count=self._vocab_size, bitorder="little")
+        if not self._spelling.eos_token_ids:
+            spread[:, -1] = 0  # stands for the end where no token does, and is no part of an answer
         return list(spread.view(np.bool_))
 
     def _ready(self) -> "llguidance.LLTokenizer":
@@ -158,23 +171,21 @@ class Guides:
 class Compiling:
     """A grammar that is being compiled."""
 
-    def __init__(self, future: "Future[Guide]", until_s: float, clock: Callable[[], float]) -> None:
-        self.future, self._until_s, self._clock = future, until_s, clock
+    def __init__(self, future: "Future[Guide]", begun_s: Sequence[float], clock: Callable[[], float]) -> None:
+        """``begun_s``: when it was, one figure; none while it waits for others."""
+        self.future, self._begun_s, self._clock = future, begun_s, clock
 
     @property
     def is_over(self) -> bool:
         """Whether it is compiled, refused, or took too long."""
-        return self.future.done() or self._clock() > self._until_s
+        return self.future.done() or (bool(self._begun_s) and self._clock() > self._begun_s[0] + LIMIT_S)
 
     def guide(self) -> Guide:
         """What came of it. Raises ``BadRequest``."""
         if not self.future.done():
             self.future.cancel()
-            raise BadRequest(f"the grammar took longer than {LIMIT_S:.0f} s", remedy="Simplify it", param=PARAM)
+            raise BadRequest(f"the grammar took longer than {LIMIT_S:.0f} s", remedy="Simplify it")
         return self.future.result()
-
-
-PARAM = "response_format"
 
 
 class _Words:
@@ -198,7 +209,7 @@ def _compiled(grammar: Grammar, tokenizer: "llguidance.LLTokenizer") -> "llguida
     matchers = llguidance.LLMatcher
     try:
         if grammar.kind == "json_schema":
-            written = matchers.grammar_from_json_schema(grammar.text, {"whitespace_pattern": WHITE})
+            written = matchers.grammar_from_json_schema(grammar.text, {"whitespace_pattern": JSON_BLANKS})
         elif grammar.kind == "regex":
             written = matchers.grammar_from_regex(grammar.text)
         elif grammar.kind == "choice":
@@ -220,7 +231,6 @@ def _refused(grammar: Grammar, reason: str) -> BadRequest:
     return BadRequest(
         f"the {grammar.kind.replace('_', ' ')} cannot be used: {told}",
         remedy="Correct it",
-        param=PARAM,
         code="bad_grammar",
     )
 

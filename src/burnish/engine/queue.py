@@ -23,6 +23,7 @@ class FairQueue:
         self._waiting: dict[str, list[Sequence]] = {}  # by tenant, in order; none is empty
         self._open: dict[str, int] = {}  # sequences that wait or run, by tenant
         self._served: OrderedDict[str, float] = OrderedDict()  # in tokens read; whoever was served last stands last
+        self._level = 0.0  # of whoever was the last to leave an empty queue
 
     def __len__(self) -> int:
         return len(self._preempted) + sum(map(len, self._waiting.values()))
@@ -36,7 +37,7 @@ class FairQueue:
         """A request that came. A tenant that had none is as well served as the least served of the others at least."""
         tenant = sequence.request.tenant
         if not self._open.get(tenant):
-            least = min((self._served[other] for other in self._open), default=0.0)
+            least = min((self._served[other] for other in self._open), default=self._level)
             self._served[tenant] = max(self._served.get(tenant, 0.0), least)
         self._open[tenant] = self._open.get(tenant, 0) + 1
         insort(self._waiting.setdefault(tenant, []), sequence, key=_rank)
@@ -44,6 +45,10 @@ class FairQueue:
     def add_preempted(self, sequence: Sequence) -> None:
         """One that ran already: it goes on before anybody begins."""
         self._preempted.appendleft(sequence)
+
+    def put_back(self, sequence: Sequence) -> None:
+        """One that ran and gave its place to another tenant: in its old place among its own."""
+        insort(self._waiting.setdefault(sequence.request.tenant, []), sequence, key=_rank)
 
     def remove(self, sequence: Sequence) -> None:
         """It waits no longer. Raises ``ValueError`` if it did not."""
@@ -61,6 +66,8 @@ class FairQueue:
         self._open[tenant] -= 1
         if not self._open[tenant]:
             del self._open[tenant]
+            if not self._open:
+                self._level = self._served[tenant]
             while len(self._served) > REMEMBERED and (oldest := next(iter(self._served))) not in self._open:
                 del self._served[oldest]
 

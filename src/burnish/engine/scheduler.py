@@ -5,6 +5,7 @@ budget runs out. Prefill in chunks, prefix hits, decode and recomputation after 
 What is left of a step may be given to drafts: tokens computed as if they were known, and kept if they turn out right.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -80,6 +81,7 @@ class Scheduler:
         """The next step: every decode, then prefill within its share, whose tenant was served least first; then room
         for drafts.
         """
+        self._make_place()
         chunks: list[Chunk] = []
         prefill, preempted = self._prefill_budget(), self.num_preemptions
         reading = list[Sequence]()
@@ -90,7 +92,7 @@ class Scheduler:
                 chunks.append(Chunk(running, 1))
         reading.sort(key=self.waiting.rank, reverse=True)
         started: list[Sequence] = []
-        while prefill > 0 and (sequence := self._next_to_read(reading)) is not None:
+        while prefill > 0 and (sequence := self._next_to_read(reading, preempted)) is not None:
             if not sequence.has_started:
                 sequence.num_cached = sequence.num_computed
                 self.waiting.charge(sequence, sequence.num_pending)
@@ -187,10 +189,14 @@ class Scheduler:
         return max(0, needed - len(sequence.blocks))
 
     def _preempt(self, sequence: Sequence) -> None:
-        """Back to the head of the queue; its known tokens stay, the computed ones are computed again."""
+        """Back to the head of the queue."""
+        self._give_up(sequence)
+        self.waiting.add_preempted(sequence)
+
+    def _give_up(self, sequence: Sequence) -> None:
+        """Its known tokens stay, the computed ones are computed again."""
         self.running.remove(sequence)
         self._free_blocks(sequence)
-        self.waiting.add_preempted(sequence)
         self.num_preemptions += 1
 
     def _free_blocks(self, sequence: Sequence) -> None:
@@ -199,12 +205,32 @@ class Scheduler:
         sequence.blocks.clear()
         sequence.num_computed = sequence.num_draft_computed = 0
 
-    def _next_to_read(self, reading: list[Sequence]) -> Sequence | None:
-        """The last of those that read already; or one that waits and whose tenant was served less, admitted now."""
+    def _next_to_read(self, reading: list[Sequence], preempted: int) -> Sequence | None:
+        """The last of those that read already; or one that waits and whose tenant was served less, admitted now.
+
+        In a step that preempted somebody, more than the count before it, nobody is admitted.
+        """
+        if self.num_preemptions > preempted:
+            return reading.pop() if reading else None
         if reading and (not len(self.waiting) or self._comes_before(reading[-1])):
             return reading.pop()
         admitted = self._next_waiting()
         return reading.pop() if admitted is None and reading else admitted
+
+    def _make_place(self) -> None:
+        """Where all places are taken and a tenant waits that has none, whoever has most gives up one, the youngest."""
+        if len(self.running) < self.config.max_running or not len(self.waiting):
+            return
+        [first] = self.waiting.first(1)
+        places = Counter(one.request.tenant for one in self.running)
+        tenant, count = places.most_common(1)[0]
+        if first.request.tenant in places or count < 2:
+            return
+        youngest = next(one for one in reversed(self.running) if one.request.tenant == tenant)
+        if self.waiting.rank(youngest)[0] <= self.waiting.rank(first)[0]:
+            return  # it would come first again
+        self._give_up(youngest)
+        self.waiting.put_back(youngest)
 
     def _comes_before(self, sequence: Sequence) -> bool:
         [first] = self.waiting.first(1)

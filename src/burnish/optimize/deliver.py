@@ -66,7 +66,7 @@ def deliver(
         manifest = read_manifest(staging)
         if manifest is not None:
             write_manifest(staging, replace(manifest, search=record))
-        (staging / ENGINE).write_text(_engine(record), encoding="utf-8")
+        (staging / ENGINE).write_text(_engine(record, drafted=config.draft is not None), encoding="utf-8")
         (staging / REPORT).write_text(report, encoding="utf-8")
         (staging / PAGE).write_text(page, encoding="utf-8")
 
@@ -75,11 +75,11 @@ def _bounded(found: Interval) -> tuple[float, float | None, float | None]:
     return (found.value, None, None) if math.isinf(found.high) else (*found,)
 
 
-def _engine(record: SearchRecord) -> str:
-    """Settings as ``burnish serve --settings`` takes them."""
+def _engine(record: SearchRecord, *, drafted: bool) -> str:
+    """Settings as ``burnish serve --settings`` takes them. ``drafted``: by a model, in the settings they stand over."""
     lines = [f'keys = "{record.keys}"', f"prefill_share = {record.prefill_share}"]
     lines += [f"max_running = {record.max_running}"]
     lines += [f"threads = {record.threads}"] if record.threads is not None else []
-    lines += ["lookup = true"] if record.lookup else []
-    lines += [f"draft = {json.dumps(record.draft)}"] if record.draft is not None else []
+    lines += [f"lookup = {str(record.lookup).lower()}"]
+    lines += [f"draft = {json.dumps(record.draft or '')}"] if record.draft is not None or drafted else []
     return "\n".join(["[engine]", *lines, ""])

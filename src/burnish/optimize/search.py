@@ -367,7 +367,7 @@ class Search:
         if one.confirmed is None:
             one.confirmed = self._kept(*self._both(one, one.reach))
             if one.reach != Reach.ALL and judge_loss(one.confirmed, self._asked.max_loss) == "needs more data":
-                with suppress(OutOfTime):
+                with suppress(BurnishError):  # what less of the text told stands
                     one.confirmed = self._kept(*self._both(one, Reach.ALL))
         if judge_loss(one.confirmed, self._asked.max_loss) == "pass":
             return True

@@ -183,7 +183,7 @@ def run_child(open_model: Open, judge: Judge) -> None:
 
 def _serve(order: Serving, open_model: Open) -> dict[str, Any]:
     plan, text = open_model(order.model), [] if order.text is None else np.load(order.text).tolist()
-    draft = None if order.config.draft is None else open_model(order.config.draft)
+    draft = open_model(order.config.draft) if order.config.draft else None
     runs = list[Observed]()
     while not runs or sum(run.seconds for run in runs) < LEAST_S:
         runs.append(observe(plan, order.config, order.situation, text=text, draft=draft))

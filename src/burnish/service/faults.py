@@ -38,7 +38,7 @@ def answer(error: Exception) -> Answer:
     fault = fault_of(error)
     headers: dict[str, str] = dict(getattr(error, "headers", None) or {})
     if fault.retryable:
-        headers["Retry-After"] = str(math.ceil(RETRY_AFTER_S))
+        headers["Retry-After"] = str(max(1, math.ceil(fault.retry_after_s or RETRY_AFTER_S)))
     if isinstance(fault, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     if fault.code == "draining":

@@ -79,7 +79,7 @@ class _Passage:
         self.meter, self.request = meter, request
         self.submitted = now
         self.last_token: float | None = None
-        self.is_running = self.is_finished = False
+        self.is_running = self.is_finished = self.has_spoken = False
 
     @contextmanager
     def counted(self) -> Iterator[None]:
@@ -96,10 +96,11 @@ class _Passage:
     def see(self, event: Event, now: float) -> None:
         match event:
             case StartEvent(is_anew=True):
-                pass  # it has been counted
+                self.last_token = None
             case StartEvent():
+                if not self.is_running:  # else it was begun anew, and has been counted
+                    self.meter.queue_s.observe(event.queue_s)
                 self._run()
-                self.meter.queue_s.observe(event.queue_s)
             case TokenEvent():
                 self._run()
                 self._tokens(len(event.token_ids), now)
@@ -120,9 +121,10 @@ class _Passage:
         if num_tokens == 0:
             return
         self.meter.generation_tokens.add(num_tokens)
-        if self.last_token is None:
+        if not self.has_spoken:
+            self.has_spoken = True
             self.meter.ttft_s.observe(now - self.submitted)
-        else:
+        elif self.last_token is not None:
             # Tokens that arrive together (speculation) share the time since the last arrival.
             for _ in range(num_tokens):
                 self.meter.itl_s.observe((now - self.last_token) / num_tokens)

@@ -48,6 +48,7 @@ def _load_counters(load: Load) -> Iterator[Counter]:
         ("burnish_prefix_queried_tokens", "Prompt tokens looked up in the prefix cache", load.prefix_queried_tokens),
         ("burnish_prefix_hit_tokens", "Prompt tokens found in the prefix cache", load.prefix_hit_tokens),
         ("burnish_engine_steps", "Steps of the engine", load.steps),
+        ("burnish_corrupted_requests", "Requests that failed because logits were no numbers", load.not_numbers),
         ("burnish_draft_tokens", "Tokens that were drafted", load.drafts),
     ):
         counter = Counter(name, meaning)

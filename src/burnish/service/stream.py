@@ -83,7 +83,7 @@ async def _next(stream: AsyncIterator[Event]) -> Event:
     if isinstance(event, FinishEvent) and event.reason in ("error", "abort"):
         reason = event.error or "the engine gave the request up"
         if event.is_refused:
-            raise BadRequest(reason.rstrip("."), param="response_format", code="bad_grammar")
+            raise BadRequest(reason.rstrip("."), code="bad_grammar")
         raise Unavailable(reason.rstrip("."), remedy="Send it again", code="engine_error")
     return event
 

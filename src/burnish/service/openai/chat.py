@@ -8,7 +8,6 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from burnish.core.errors import BadRequest
-from burnish.core.tools import ToolStyle
 from burnish.core.types import FinishEvent, TokenEvent
 from burnish.service.front import Front, FrontOf, TenantOf
 from burnish.service.openai.answer import Choice, finish_reason, respond
@@ -30,7 +29,7 @@ from burnish.service.openai.shapes import (
     UsageShape,
 )
 from burnish.service.openai.tool_calls import Argued, Began, CallParser, Piece, Said
-from burnish.service.openai.tools import offer_of
+from burnish.service.openai.tools import Offer, offer_of
 from burnish.service.stream import ChoiceEvent
 
 
@@ -51,18 +50,18 @@ async def create_chat_completion(body: ChatBody, front: FrontOf, tenant: TenantO
         logprobs=logprobs,
         grammar=offer.grammar,
     )
-    return respond(front, body, batch, ChatForm(front, batch, body, offer.style))
+    return respond(front, body, batch, ChatForm(front, batch, body, offer))
 
 
 class ChatForm:
     """A chat answer, whole or in chunks."""
 
-    def __init__(self, front: Front, batch: Batch, body: ChatBody, style: ToolStyle | None) -> None:
+    def __init__(self, front: Front, batch: Batch, body: ChatBody, offer: Offer) -> None:
         self._front, self._id, self._created = front, batch.answer_id, int(time.time())
         # While streaming with usage, every chunk before the last carries "usage": null.
         self._null_usage: dict[str, Any] = {"usage": None} if body.streams_usage else {}
         self._opened: set[int] = set()
-        self._style = style
+        self._offer = offer
         self._parsers: dict[int, CallParser] = {}  # of answers that may hold calls
 
     def chunks(self, happened: ChoiceEvent) -> Iterator[BaseModel]:
@@ -85,10 +84,10 @@ class ChatForm:
 
     def _deltas(self, index: int, text: str, *, is_told: bool) -> list[Delta]:
         """What a piece of text adds; ``is_told``: something must be, log-probabilities belong to it."""
-        if self._style is None:
+        if self._offer.style is None:
             return [Delta(content=text)]
         if index not in self._parsers:
-            self._parsers[index] = CallParser(self._style)
+            self._parsers[index] = CallParser(self._offer.style, self._offer.names)
         found = [_delta(piece) for piece in self._parsers[index].push(text)]
         return found or ([Delta(content="")] if is_told else [])
 
@@ -103,7 +102,7 @@ class ChatForm:
 
     def _choice(self, index: int, choice: Choice) -> ChatChoice:
         assert choice.finish is not None
-        message, calls = _message(choice.text, self._style)
+        message, calls = _message(choice.text, self._offer)
         parts = [part for event in choice.tokens if (part := chat_logprobs(self._front.codec, event))]
         reason = _reason(choice.finish, calls)
         return ChatChoice(index=index, message=message, logprobs=join_chat(parts), finish_reason=reason)
@@ -115,11 +114,11 @@ class ChatForm:
         return {"id": self._id, "object": kind, "created": self._created, "model": self._front.card.name}
 
 
-def _message(text: str, style: ToolStyle | None) -> tuple[AssistantMessage, int]:
+def _message(text: str, offer: Offer) -> tuple[AssistantMessage, int]:
     """A whole answer, and how many calls are in it."""
-    if style is None:
+    if offer.style is None:
         return AssistantMessage(role="assistant", content=text, refusal=None), 0
-    parser = CallParser(style)
+    parser = CallParser(offer.style, offer.names)
     pieces = [*parser.push(text), *parser.finish()]
     said = "".join(piece.text for piece in pieces if isinstance(piece, Said))
     begun = [piece for piece in pieces if isinstance(piece, Began)]

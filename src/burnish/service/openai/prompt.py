@@ -101,6 +101,7 @@ def new_batch(
             tenant=tenant,
             priority=body.priority,
             may_restart=not body.stream,
+            first_token_s=body.first_token_s,
         )
         choices = request.choices()
         admit(choices[0], limits)  # they differ in nothing but their seeds

@@ -133,6 +133,7 @@ class GenerationBody(Body):
     cache_salt: Text = Field("", max_length=256)
     structured_outputs: StructuredOutputs | None = None
     priority: int = Field(0, ge=-100, le=100)
+    first_token_s: float | None = Field(None, gt=0)
 
     @property
     def streams_usage(self) -> bool:

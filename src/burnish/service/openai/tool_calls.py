@@ -2,13 +2,13 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 from burnish.core.tools import ToolStyle
 
-LONGEST_HEAD = 2**16  # characters in which a call must have told its name
+LONGEST_HEAD = 4096  # characters in which a call must have told its name
 _WHITE = " \t\r\n"
 
 
@@ -37,16 +37,19 @@ Piece = Said | Began | Argued
 
 
 class CallParser:
-    """Parts an answer into text and calls. What cannot be a call after all is text."""
+    """Parts an answer into text and calls. What cannot be a call after all is text.
 
-    def __init__(self, style: ToolStyle) -> None:
-        self._style = style
+    Where calls are not marked but the whole answer, only an object that names one of the ``names`` on offer is one.
+    """
+
+    def __init__(self, style: ToolStyle, names: Collection[str] = ()) -> None:
+        self._style, self._names = style, frozenset(names)
         self._head = re.compile(
             rf'\s*\{{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"{style.arguments}"\s*:\s*(?=\{{)', re.DOTALL
         )
         self._state = self._at_the_beginning if style.is_whole_answer else self._in_text
         self._waiting = ""
-        self._object = _Object()
+        self._object, self._num_scanned = _Object(), 0  # the object that waits, and how far it was looked at
         self.num_calls = 0
 
     def push(self, text: str) -> list[Piece]:
@@ -71,7 +74,7 @@ class CallParser:
         if at >= 0:
             yield from self._say(at)
             self._waiting = self._waiting[len(marker) :]
-            self._state = self._in_head
+            self._expect_call()
             return
         kept = 0 if is_over else next(n for n in range(len(marker), -1, -1) if self._waiting.endswith(marker[:n]))
         yield from self._say(len(self._waiting) - kept)
@@ -84,7 +87,7 @@ class CallParser:
             return
         if begins.startswith("[" if self._style.is_list else "{"):
             self._waiting = begins[1:] if self._style.is_list else begins
-            self._state = self._in_head
+            self._expect_call()
         else:
             self._state = self._in_plain_text
         yield from ()
@@ -93,34 +96,52 @@ class CallParser:
         del is_over
         yield from self._say(len(self._waiting))
 
+    def _expect_call(self) -> None:
+        self._object, self._num_scanned = _Object(), 0
+        self._state = self._in_head
+
     def _in_head(self, is_over: bool) -> Iterator[Piece]:
         """Up to a call's arguments."""
+        begins = self._waiting.lstrip(_WHITE)[:1]
+        if begins and begins != "{":
+            yield from self._no_call()
+            return
         match = self._head.match(self._waiting)
-        if match is not None and (name := _name(match[1])) is not None:
+        if match is not None and (name := _name(match[1])) is not None and self._is_known(name):
             yield self._begin(name)
             self._waiting = self._waiting[match.end() :]
             self._object, self._state = _Object(), self._in_arguments
             return
-        whole = _whole_object(self._waiting)
-        if whole is None and not is_over and len(self._waiting) <= LONGEST_HEAD:
-            return
-        yield from self._unusual(whole)
+        end = self._object.end(self._waiting[self._num_scanned :])
+        whole, self._num_scanned = self._num_scanned + (end or 0), len(self._waiting)
+        if end is not None:
+            yield from self._unusual(whole)
+        elif is_over or len(self._waiting) > LONGEST_HEAD:
+            yield from self._no_call()
 
-    def _unusual(self, whole: int | None) -> Iterator[Piece]:
+    def _unusual(self, whole: int) -> Iterator[Piece]:
         """A call whose keys come in another order; else text."""
-        call = _call(self._waiting[:whole], self._style.arguments) if whole is not None else None
-        if call is None:
-            if not self._style.is_whole_answer:
-                self._waiting = self._style.before + self._waiting
-            elif self._style.is_list and not self.num_calls:
-                self._waiting = "[" + self._waiting
-            yield from self._say(len(self._waiting))
-            self._state = self._in_plain_text if self._style.is_whole_answer else self._in_text
+        call = _call(self._waiting[:whole], self._style.arguments)
+        if call is None or not self._is_known(call[0]):
+            yield from self._no_call()
             return
         name, arguments = call
         yield self._begin(name)
         yield Argued(self.num_calls - 1, arguments)
         self._waiting, self._state = self._waiting[whole:], self._behind_call
+
+    def _no_call(self) -> Iterator[Piece]:
+        """What looked like one is text: all of it where calls are the whole answer, else its mark."""
+        if not self._style.is_whole_answer:
+            yield Said(self._style.before)
+            self._state = self._in_text
+            return
+        if self._style.is_list and not self.num_calls:
+            self._waiting = "[" + self._waiting
+        self._state = self._in_plain_text
+
+    def _is_known(self, name: str) -> bool:
+        return name in self._names or not self._style.is_whole_answer
 
     def _in_arguments(self, is_over: bool) -> Iterator[Piece]:
         del is_over
@@ -133,11 +154,10 @@ class CallParser:
             self._state = self._at_call_end
 
     def _at_call_end(self, is_over: bool) -> Iterator[Piece]:
-        """The brace that closes the call."""
-        at = self._waiting.find("}")
-        if at >= 0 or is_over:
-            self._waiting = self._waiting[at + 1 :] if at >= 0 else ""
-            self._state = self._behind_call
+        """The brace that closes the call; some models forget it."""
+        rest = self._waiting.lstrip(_WHITE)
+        if rest or is_over:
+            self._waiting, self._state = rest.removeprefix("}"), self._behind_call
         yield from ()
 
     def _behind_call(self, is_over: bool) -> Iterator[Piece]:
@@ -150,7 +170,10 @@ class CallParser:
                 self._state = self._in_text
         elif rest:
             self._waiting = rest[1:] if rest[0] in ",;]" else rest
-            self._state = self._in_head if rest[0] in ",;{" else self._in_plain_text
+            if rest[0] in ",;{":
+                self._expect_call()
+            else:
+                self._state = self._in_plain_text
         yield from ()
 
     def _between_calls(self, is_over: bool) -> Iterator[Piece]:
@@ -187,27 +210,20 @@ class _Object:
                 self._in_string = True
             else:
                 self._depth += (character in "{[") - (character in "}]")
-                if not self._depth:
+                if not self._depth and character in "}]":
                     return at
         return None
-
-
-def _whole_object(text: str) -> int | None:
-    """Characters up to the end of the object that a text begins with; None where it begins with none, or not whole."""
-    begins = len(text) - len(text.lstrip(_WHITE))
-    end = _Object().end(text[begins:]) if text[begins:].startswith("{") else None
-    return None if end is None else begins + end
 
 
 def _call(text: str, key: str) -> tuple[str, str] | None:
     """Name and arguments of a call; None where a text is none."""
     try:
         call: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+    if not isinstance(call, dict) or not isinstance(call.get("name"), str) or key not in call:
         return None
-    arguments = call.get(key, {})
+    arguments = call[key]
     return call["name"], arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 

@@ -1,11 +1,12 @@
 """Functions that a chat offers: which of them count, and what an answer must be when a call is demanded."""
 
 import json
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from burnish.core.errors import BadRequest
 from burnish.core.tools import ToolStyle
-from burnish.core.types import Grammar
+from burnish.core.types import JSON_BLANKS, Grammar
 from burnish.service.front import Front
 from burnish.service.openai.schema import ChatBody, Function, NamedTool
 
@@ -16,6 +17,11 @@ class Offer(NamedTuple):
     style: ToolStyle | None  # None: nothing
     described: list[dict[str, Any]]  # for the chat template
     grammar: Grammar | None  # of an answer that must call; None: it may
+
+    @property
+    def names(self) -> list[str]:
+        """Of the functions."""
+        return [tool["function"]["name"] for tool in self.described]
 
 
 NOTHING = Offer(None, [], None)
@@ -36,7 +42,10 @@ def offer_of(front: Front, body: ChatBody) -> Offer:
     if style is None:
         told = "this model's chat template knows no tools"
         raise BadRequest(told, remedy="Leave them out, or serve a model that was trained with tools", param="tools")
-    described = [tool.model_dump(exclude_none=True) for tool in body.tools]
+    try:
+        described = [tool.model_dump(exclude_none=True) for tool in body.tools]
+    except (ValueError, RecursionError):
+        raise BadRequest("the tools are nested too deeply", remedy="Flatten their parameters", param="tools") from None
     return Offer(style, described, demanded(body, style))
 
 
@@ -54,36 +63,25 @@ def demanded(body: ChatBody, style: ToolStyle) -> Grammar | None:
     if body.structured_outputs is not None:
         told = "tool_choice demands a call, structured_outputs something else"
         raise BadRequest(told, remedy="Send one", param="structured_outputs")
-    call = f"%json {json.dumps({'anyOf': [_call(function, style) for function in functions]})}"
-    return Grammar("lark", _several(call, style) if body.parallel_tool_calls else _one(call, style))
+    several = body.parallel_tool_calls
+    return Grammar("lark", "\n".join([_answer(style, several=several), *_calls(functions, style)]))
 
 
-def _call(function: Function, style: ToolStyle) -> dict[str, Any]:
-    """The schema of a call."""
-    given = {"type": "object"} if function.parameters is None else function.parameters
-    return {
-        "type": "object",
-        "properties": {"name": {"const": function.name}, style.arguments: given},
-        "required": ["name", style.arguments],
-        "additionalProperties": False,
-    }
-
-
-def _one(call: str, style: ToolStyle) -> str:
+def _answer(style: ToolStyle, *, several: bool) -> str:
+    """How calls stand in an answer; where they are the whole of it, without the mark at its beginning."""
     if style.is_list:
-        return f'start: "[" call "]"\ncall: {call}'
-    return f"start: {_around(style)}\ncall: {call}"
+        return 'start: "[" call (", " call)* "]"' if several else 'start: "[" call "]"'
+    marked = f"{json.dumps(style.before + chr(10))} call {json.dumps(chr(10) + style.after)}"
+    whole = "call" if style.is_whole_answer else marked
+    between = json.dumps("; " if style.is_whole_answer else "\n")
+    return f"start: whole ({between} whole)*\nwhole: {whole}" if several else f"start: {whole}"
 
 
-def _several(call: str, style: ToolStyle) -> str:
-    if style.is_list:
-        return f'start: "[" call (", " call)* "]"\ncall: {call}'
-    parts = '"\\n"' if style.after else '"; "'
-    return f"start: whole ({parts} whole)*\nwhole: {_around(style)}\ncall: {call}"
-
-
-def _around(style: ToolStyle) -> str:
-    """A call as it stands in the answer; where calls are the whole answer, without the mark at its beginning."""
-    if style.is_whole_answer:
-        return "call"
-    return f"{json.dumps(style.before + chr(10))} call {json.dumps(chr(10) + style.after)}"
+def _calls(functions: list[Function], style: ToolStyle) -> Iterator[str]:
+    """A rule for each function; its schema is one of its own, so that references in it are found."""
+    yield "call: " + " | ".join(f"call_{number}" for number in range(len(functions)))
+    for number, function in enumerate(functions):
+        head = f'{{"name": {json.dumps(function.name)}, "{style.arguments}": '
+        schema = {"type": "object"} | (function.parameters or {}) | {"x-guidance": {"whitespace_pattern": JSON_BLANKS}}
+        yield f"call_{number}: {json.dumps(head)} given_{number} {json.dumps('}')}"
+        yield f"given_{number}: %json {json.dumps(schema)}"
