@@ -337,10 +337,10 @@ async def serve_model(
 
     Raises as ``load_checked``, and ``Unavailable`` when the engine's process dies while it loads.
     """
-    from burnish.engine.client import EngineClient
+    from burnish.engine.client import EngineClient, SupervisorConfig
     from burnish.service.server import serve
 
-    client = EngineClient(partial(build_engine, path, engine, name))
+    client = EngineClient(partial(build_engine, path, engine, name), SupervisorConfig(canary_s=engine.canary_s))
 
     async def make_app() -> "FastAPI":
         card = await client.start()

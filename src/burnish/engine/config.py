@@ -34,6 +34,7 @@ class EngineConfig:
     lookup: bool = False  # draft what the text itself said before
     draft: str | None = None  # a smaller model of the same vocabulary that writes drafts; none or "": nobody does
     first_token_s: float | None = None  # that a first token may take: what would take longer is refused; None: no limit
+    canary_s: float = 30.0  # of nothing to do before the engine must show that it answers as it did; 0: never
     skip_ahead: int = 8  # waiting requests looked at behind one that does not fit
     max_skips: int = 32  # times a request may be overtaken before nobody passes it
     threads: int | None = None  # None: all cores
@@ -64,6 +65,8 @@ class EngineConfig:
                 raise BadSettings(f"{name} {value} is wrong", remedy=f"Use {least} or more")
         if self.first_token_s is not None and not self.first_token_s > 0:
             raise BadSettings(f"first_token_s {self.first_token_s} is wrong", remedy="Use more than 0")
+        if not self.canary_s >= 0:
+            raise BadSettings(f"canary_s {self.canary_s} is wrong", remedy="Use 0 or more")
         for name, known in (("keys", get_args(KeyKind)), ("backend", get_args(Backend))):
             if getattr(self, name) not in known:
                 raise BadSettings(f"{name} {getattr(self, name)!r} is unknown", remedy=f"Use {', '.join(known)}")

@@ -15,7 +15,7 @@ from burnish.engine.blocks import BlockPool
 from burnish.engine.config import EngineConfig, arena, resolve
 from burnish.engine.costs import measure_costs
 from burnish.engine.draft_model import DraftModel
-from burnish.engine.guide import Compiling, Guides, Spelling
+from burnish.engine.guide import Compiling, Guide, Guides, Spelling
 from burnish.engine.prefix import PrefixCache
 from burnish.engine.recorder import Recorder, card_ranges
 from burnish.engine.sampling import BatchState, Chosen, sample
@@ -265,20 +265,16 @@ class Engine:
         if choice.token_id is None:
             self._outbox.append(self._no_numbers(sequence))
             return
-        if sequence.guide is not None and sequence.guide.error is not None:  # it could not tell what is allowed
-            self._outbox.append(self._lost(sequence, sequence.guide.error))
-            return
         if sequence.max_output == 0:
             self._outbox.append(self._finish(sequence, "length"))
             return
         sequence.tokens.append(choice.token_id)
         sequence.use_up(1)
         is_end = self._ends(sequence, choice.token_id)
-        if sequence.guide is not None and not is_end:
-            sequence.guide.take(choice.token_id)
-            if sequence.guide.error is not None:
-                self._outbox.append(self._lost(sequence, sequence.guide.error))
-                return
+        if sequence.guide is not None and (why := self._astray(sequence.guide, choice.token_id, is_end=is_end)):
+            told = f"the grammar cannot be followed: {why}"
+            self._outbox.append(self._finish(sequence, "error", told, is_refused=True))
+            return
         text = "" if is_end else sequence.text.push(choice.token_id)
         reason = self._reason(sequence, is_end)
         if reason is not None and not sequence.text.stopped:
@@ -307,8 +303,9 @@ class Engine:
             return "stop"
         return "length" if sequence.num_output == sequence.max_output else None
 
-    def _lost(self, sequence: Sequence, why: str) -> FinishEvent:
-        return self._finish(sequence, "error", f"the grammar cannot be followed: {why}", is_refused=True)
+    def _astray(self, guide: Guide, token_id: int, *, is_end: bool) -> str:
+        """Why a guide lost its way; empty while it knows it. One that cannot tell what is allowed allows the end."""
+        return guide.error if is_end or not guide.take(token_id) else ""
 
     def _no_numbers(self, sequence: Sequence) -> FinishEvent:
         self._num_not_numbers += 1

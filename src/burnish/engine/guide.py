@@ -65,9 +65,9 @@ class Guide:
     def __init__(self, matcher: "llguidance.LLMatcher") -> None:
         self.matcher = matcher
 
-    def take(self, token_id: int) -> None:
-        """The answer goes on with a token that was allowed."""
-        self.matcher.consume_token(token_id)
+    def take(self, token_id: int) -> bool:
+        """The answer goes on with a token; whether that was allowed."""
+        return self.matcher.consume_token(token_id)
 
     @property
     def is_complete(self) -> bool:
@@ -75,9 +75,9 @@ class Guide:
         return self.matcher.is_stopped()
 
     @property
-    def error(self) -> str | None:
-        """Why no token can be told any more; None while all is well."""
-        return _one_line(self.matcher.get_error()) if self.matcher.is_error() else None
+    def error(self) -> str:
+        """Why no token can be told any more; empty while all is well."""
+        return _one_line(self.matcher.get_error())
 
 
 class Asked(NamedTuple):

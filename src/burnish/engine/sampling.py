@@ -74,11 +74,14 @@ def penalize_repetition(logits: Floats, state: BatchState) -> Floats:
 
 def forbid(logits: Floats, state: BatchState) -> Floats:
     """What a grammar does not allow cannot be chosen."""
-    rows = [r for r, row in enumerate(state) if row.allowed is not None]
-    if rows:
+    allowed = [row.allowed for row in state if row.allowed is not None]
+    if len(allowed) == len(state):
+        return np.where(np.stack(allowed), logits, np.float32(-np.inf))
+    if allowed:
         logits = logits.copy()
-    for r in rows:
-        np.copyto(logits[r], -np.inf, where=~state[r].allowed)  # type: ignore[operator]
+    for r, row in enumerate(state):
+        if row.allowed is not None:
+            np.copyto(logits[r], -np.inf, where=~row.allowed)
     return logits
 
 
