@@ -56,7 +56,7 @@ class _Text:
 
     def __init__(self, shared: Acceptance, *, model_may: bool) -> None:
         self.lookup, self.acceptance = Lookup(), Acceptance(shared)
-        self.due = 0  # the step in which it is looked at again
+        self.due = self.looked_at = 0  # the step in which it is looked at again; the last in which it was
         self.num_looks = 0  # since it last got drafts
         self.model_may = model_may  # write drafts
         self.by_model = False  # the drafts of this step
@@ -115,6 +115,7 @@ class Speculation:
             if text.lookup.run or text.model_may:
                 self._offer(sequence, text, owner, offers)
             text.num_looks += 1
+            text.looked_at = self._number
             rest = min(1 << text.num_looks // LOOKS, MOST_REST)
             text.due = (self._number // rest + 1) * rest  # texts that rest alike are looked at in the same step
         self._due = min((self._texts[sequence].due for sequence in sequences), default=0)
@@ -155,7 +156,7 @@ class Speculation:
         """Let the model try again where it has not for a while."""
         for index, sequence in enumerate(sequences):
             text = self._texts[sequence]
-            if not text.by_model:
+            if not text.by_model or text.looked_at != self._number:
                 continue
             if found[index]:
                 text.model_paid, text.num_idle = True, 0
