@@ -26,6 +26,7 @@ from burnish.measure.diagnose.scene import Scene
 from burnish.models.checkpoint import random_decoder
 from burnish.plan.lower import lower
 from burnish.plan.ops import Plan
+from tests.engine.test_speculative import FREE
 from tests.tiny import tiny_decoder
 
 module: Any = native()
@@ -166,6 +167,7 @@ def test_prompts_are_stretches_of_a_text_and_drafts_save_steps() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("burnish.measure.diagnose.observe.Engine", Heard)
+        patch.setattr("burnish.engine.engine.measure_costs", lambda *_: FREE)
         config = EngineConfig(threads=1, lookup=True)
         seen = observe(lower(tiny_decoder()), config, alike(2, 12, 100), text=text)
     for prompt in prompts[1:]:  # the first warms up
