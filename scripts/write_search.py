@@ -91,6 +91,9 @@ keep the loss and the other half confirms: what keeps it by a little may not be 
 |---|---:|---:|---|
 """
 
+COULD = """Of the recipes that both halves of what a search was shown show to keep the loss, one is shown to be faster
+than its choice in {missed} of {splits} searches. Against those that all of the text shows to keep it:
+"""
 TOGETHER_HEAD = """
 ## One request at a time, and {together}
 
@@ -110,6 +113,7 @@ class Row(NamedTuple):
     seed: int
     chosen: Candidate
     kept_back: Interval
+    could: tuple[str, ...]  # named recipes that what was shown shows to keep the loss, half by half as a search looks
 
 
 class SplitLab:
@@ -172,7 +176,8 @@ def main() -> None:
         if asked.only_read:
             return
         _serve(lab, _once([own, *searched, *around]), range(asked.rounds + 1))
-        rows = [_searched(lab, passage, searched, allowed, seed) for allowed in ALLOWED for seed in range(asked.splits)]
+        splits = [(allowed, seed) for allowed in ALLOWED for seed in range(asked.splits)]
+        rows = [_searched(lab, passage, searched, keeping, allowed=allowed, seed=seed) for allowed, seed in splits]
         judged = _once([own, *keeping, *(row.chosen for row in rows)])
         again = range(asked.rounds + 1, 2 * asked.rounds + 1)
         _serve(lab, judged, again)
@@ -245,6 +250,19 @@ def _lab(folder: Path, passage: Passage, data: Path, *, concurrency: int = 1) ->
     return ProcessLab(bench, folder / str(concurrency), conditions, time_limit_s=HOURS)
 
 
+def _could(lab: ProcessLab, judged: Sequence[Candidate], rounds: range, rows: Sequence[Row]) -> str:
+    """In how many splits a recipe is shown to be faster that the search could know to keep the loss."""
+    by_name = {one.name: one for one in judged}
+    missed = [
+        row
+        for row in rows
+        for name in row.could
+        if name != row.chosen.name and is_gain(_time(lab, by_name[name], by_name[row.chosen.name], rounds), OBJECTIVE)
+    ]
+    seeds = {(row.allowed, row.seed) for row in missed}
+    return COULD.format(missed=len(seeds), splits=len(rows))
+
+
 def _share_made(work: Path) -> None:
     """Let what was made for one request at a time be served to many."""
     shared = work / str(TOGETHER) / "made"
@@ -252,7 +270,15 @@ def _share_made(work: Path) -> None:
         shared.symlink_to((work / "1" / "made").resolve())
 
 
-def _searched(lab: ProcessLab, passage: Passage, candidates: Sequence[Candidate], allowed: float, seed: int) -> Row:
+def _searched(
+    lab: ProcessLab,
+    passage: Passage,
+    candidates: Sequence[Candidate],
+    named: Sequence[Candidate],
+    *,
+    allowed: float,
+    seed: int,
+) -> Row:
     """One search on what is not kept back."""
     assert passage.num_documents == 1, "a single book"
     count = len(passage.tokens) - (passage.bos is None)
@@ -263,11 +289,16 @@ def _searched(lab: ProcessLab, passage: Passage, candidates: Sequence[Candidate]
     part = passage._replace(tokens=tokens, documents=())
     halves = (Half(part, seed=seed, is_first=True), Half(part, seed=seed, is_first=False))
     asked = Asked(objective=OBJECTIVE, max_loss=allowed, cores=len(os.sched_getaffinity(0)))
-    found: Outcome = Search(SplitLab(lab, is_shown), asked, halves).run(candidates)
+    shown = SplitLab(lab, is_shown)
+    found: Outcome = Search(shown, asked, halves).run(candidates)
     assert found.chosen is not None
     chosen = next(one.candidate for one in found.tried if one.name == found.chosen)
     change = lab.losses(chosen, Reach.ALL) - lab.losses(Candidate(recipe=None), Reach.ALL)
-    return Row(allowed, seed, chosen, passage.mean(change[~is_shown]).exp().shifted(-1))
+    own = shown.losses(Candidate(recipe=None), Reach.ALL)
+    could = [
+        one.name for one in named if all(_keeps(half(shown.losses(one, Reach.ALL), own), allowed) for half in halves)
+    ]
+    return Row(allowed, seed, chosen, passage.mean(change[~is_shown]).exp().shifted(-1), tuple(could))
 
 
 def _choices(rows: Sequence[Row]) -> str:
@@ -302,7 +333,7 @@ def _against(lab: ProcessLab, passage: Passage, judged: Sequence[Candidate], rou
     for name in sorted(times, key=lambda name: times[name].value):
         keeps = ", ".join(f"{allowed:.0%}" for allowed in ALLOWED if _keeps(losses[name], allowed))
         written += f"| {name} | {_told(losses[name])} | {_times(times[name])} | {keeps} |\n"
-    written += "\n"
+    written += "\n" + _could(lab, judged, rounds, rows) + "\n"
     for allowed, name in sorted({(row.allowed, row.chosen.name) for row in rows}):
         chosen = next(one for one in judged if one.name == name)
         others = [one for one in judged[1:] if one.name != name and _keeps(losses[one.name], allowed)]
