@@ -20,7 +20,7 @@ from burnish.core.errors import BurnishError, OutOfTime
 from burnish.measure.intervals import Interval
 from burnish.measure.limits import Limit
 from burnish.measure.quality.gate import Verdict, judge_loss
-from burnish.optimize.candidates import NO_DRAFTS, Candidate, Drafting, easier, settings
+from burnish.optimize.candidates import FREE, NO_DRAFTS, Candidate, Drafting, easier, settings
 from burnish.optimize.shapes import Sized, promising
 from burnish.optimize.weigh import (
     FIGURE_OF,
@@ -201,7 +201,7 @@ class Search:
             failed = [one.name for one in self._tried if one.verdict == "fail" and one.name in easier(candidate)]
             if failed:
                 self._tried.append(Tried(candidate, reason=f"{failed[0]} loses too much already, and this loses more"))
-            elif times > HOPELESS:
+            elif times > HOPELESS and candidate.recipe not in FREE:  # a busy moment makes predictions wrong, too
                 self._tried.append(Tried(candidate, reason=f"predicted to take {times:.2f} times as long"))
             elif not (found := self._screen(candidate, left=len(candidates) - number)).reason:
                 screened.append(found)
