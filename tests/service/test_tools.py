@@ -158,15 +158,16 @@ def client(double: Double) -> Iterator[OpenAI]:
         yield client
 
 
+def called(choice: Any) -> list[tuple[str, Any]]:
+    return [(call.function.name, json.loads(call.function.arguments)) for call in choice.message.tool_calls]
+
+
 def test_the_official_client_sees_calls(client: OpenAI) -> None:
     choice = client.chat.completions.create(**ASK).choices[0]
     assert choice.finish_reason == "tool_calls"
     assert choice.message.content == "One moment.\n"
+    assert called(choice) == [("weather", PARIS), ("time", {})]
     calls: Any = choice.message.tool_calls
-    assert [(call.function.name, json.loads(call.function.arguments)) for call in calls] == [
-        ("weather", PARIS),
-        ("time", {}),
-    ]
     assert len({call.id for call in calls}) == 2
     assert {call.type for call in calls} == {"function"}
 
@@ -177,11 +178,7 @@ def test_the_official_client_streams_calls(client: OpenAI) -> None:
     choice = stream.get_final_completion().choices[0]
     assert choice.finish_reason == "tool_calls"
     assert choice.message.content == "One moment.\n"
-    calls: Any = choice.message.tool_calls
-    assert [(call.function.name, json.loads(call.function.arguments)) for call in calls] == [
-        ("weather", PARIS),
-        ("time", {}),
-    ]
+    assert called(choice) == [("weather", PARIS), ("time", {})]
     assert sum(event.type == "tool_calls.function.arguments.delta" for event in events) > 20, "as they are written"
 
 

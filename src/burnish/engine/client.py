@@ -117,14 +117,19 @@ class EngineClient:
 
     def _check_room(self, request: Request, card: ModelCard) -> None:
         """Raise ``Overloaded`` where too many are in flight, or the first token would come too late."""
+        limits = [limit for limit in (request.first_token_s, card.first_token_s) if limit is not None]
+        is_full = len(self._streams) >= card.max_in_flight
+        has_many = bool(request.tenant) and self._open[request.tenant] >= card.max_queued
+        if not (is_full or has_many or (limits and self._streams)):
+            return  # nobody asks how long it would take
         expected_s = self._forecast.first_token_s(self._ahead(request, card))
-        if len(self._streams) >= card.max_in_flight:
+        if is_full:
             raise Overloaded.for_seconds(f"{len(self._streams)} requests are in flight", expected_s)
-        if request.tenant and self._open[request.tenant] >= card.max_queued:
+        if has_many:
             told = f"{self._open[request.tenant]} requests of this tenant are in flight"
             raise Overloaded.for_seconds(told, expected_s)
-        most = min((limit for limit in (request.first_token_s, card.first_token_s) if limit is not None), default=None)
-        if most is not None and self._streams and expected_s > most:
+        most = min(limits)
+        if expected_s > most:
             told = f"the first token would take about {expected_s:.2g} s, more than {most:g} s"
             raise Overloaded.for_seconds(told, expected_s - most)
 

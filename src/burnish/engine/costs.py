@@ -48,8 +48,7 @@ class StepCosts:
 
     def drafts_s(self, rows: int, drafts: int) -> float:
         """What so many drafts add to a step of that many rows, their writing aside."""
-        each = self._around.value(1) * DRAFT_SHARE if self._draft_s is None else self._draft_s
-        return self.forward_s(rows + drafts) - self.forward_s(rows) + each * (drafts + ANY_DRAFT)
+        return self.forward_s(rows + drafts) - self.forward_s(rows) + self._each_s * (drafts + ANY_DRAFT)
 
     def learn(self, sequences: int, drafts: int, forward_s: float, step_s: float) -> None:
         """A step of that many sequences, a row each, and so many drafts took so long, their writing aside."""
@@ -59,7 +58,12 @@ class StepCosts:
             self._around.learn(sequences, around_s)
             return
         each = max(0.0, around_s - self._around.value(sequences)) / (drafts + ANY_DRAFT)
-        self._draft_s = _moved(self._around.value(1) * DRAFT_SHARE if self._draft_s is None else self._draft_s, each)
+        self._draft_s = _moved(self._each_s, each)
+
+    @property
+    def _each_s(self) -> float:
+        """What Python does for a draft."""
+        return self._around.value(1) * DRAFT_SHARE if self._draft_s is None else self._draft_s
 
     def _learn_forward(self, rows: int, seconds: float) -> None:
         """The nearest measured number of rows takes note."""

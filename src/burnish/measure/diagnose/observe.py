@@ -5,7 +5,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -242,7 +241,7 @@ def _prompt(source: random.Random, count: int, vocab_size: int, text: Sequence[i
     if not text:
         return tuple(source.randrange(vocab_size) for _ in range(count))
     first = source.randrange(len(text))
-    return tuple(islice(cycle(text), first, first + count))
+    return tuple(text[(first + step) % len(text)] for step in range(count))
 
 
 def _ended(events: Sequence[Event]) -> int:
